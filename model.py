@@ -1,0 +1,396 @@
+"""
+The model: a decoder-only transformer in the shape of LLaMA 2 (Touvron et al. 2023, arXiv:2307.09288).
+
+    tokens (B, T) -> tok_embeddings (B, T, C) -> n_layers x TransformerBlock -> norm -> output -> logits
+    (B, T, V)
+
+    TransformerBlock:  x = x + attention(attention_norm(x))      every position looks at itself and those before it
+                       x = x + feed_forward(ffn_norm(x))         every position thinks for itself
+
+    B batch   T time (positions)   C dim   H query heads   K key/value heads   D head size, C / H   V vocabulary
+
+Pre-norm (norms inside the residual branches), RMSNorm in place of LayerNorm, rotary positions in place of
+learned ones, grouped-query attention, a gated feed-forward layer, no biases, input and output embedding
+tied. State-dict names are llama2.c's, so that its checkpoints load here and ours there.
+"""
+
+import math
+import pickle
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+# Dense bfloat16 (V100, T4: float16) FLOP/s by a part of the device's name, from the makers' data sheets.
+PEAK_BF16_FLOPS = (
+    ("B200", 2250e12), ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12), ("H800", 989e12),
+    ("A100", 312e12), ("A800", 312e12), ("L40S", 362e12), ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
+    ("V100", 125e12), ("T4", 65e12),
+)  # fmt: skip
+
+
+@dataclass
+class ModelArgs:
+    """A model's shape. The defaults are those of the LLaMA 2 paper's 7B; ValueError where the numbers do not fit."""
+
+    dim: int = 4096
+    n_layers: int = 32
+    n_heads: int = 32
+    n_kv_heads: int | None = (
+        None  # key/value heads, shared by n_heads / n_kv_heads query heads each; None: n_heads
+    )
+    vocab_size: int = 32000
+    hidden_dim: int | None = (
+        None  # of the feed-forward layer; None: two thirds of 4 dim, rounded up to multiple_of
+    )
+    multiple_of: int = 256
+    norm_eps: float = 1e-5
+    max_seq_len: int = 2048  # T at most; costs no weights
+    dropout: float = 0.0
+    rope_theta: float = 10000.0
+    tie_embeddings: bool = True  # the output projection is the embedding table, transposed
+
+    def __post_init__(self):
+        self.n_kv_heads = self.n_kv_heads or self.n_heads
+        if self.dim % self.n_heads:
+            raise ValueError(f"n_heads={self.n_heads} does not divide dim={self.dim}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}")
+        if self.dim // self.n_heads % 2:
+            raise ValueError(
+                f"dim / n_heads = {self.dim // self.n_heads} is odd: RoPE turns pairs of features"
+            )
+        if (
+            not self.hidden_dim
+        ):  # three matrices instead of two: 2/3 keeps the number of weights (Shazeer 2020)
+            self.hidden_dim = math.ceil(8 * self.dim / 3 / self.multiple_of) * self.multiple_of
+
+
+class RMSNorm(nn.Module):
+    """
+    Divide by the root mean square of the features, then scale each (Zhang & Sennrich 2019,
+    arXiv:1910.07467). (..., C) -> (..., C). Unlike LayerNorm it neither centres nor shifts: as good, and
+    one pass less.
+    """
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        y = x.float()  # squares of bfloat16 numbers, with their 8 bits, would be too coarse to add up
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return y.type_as(x) * self.weight.type_as(x)
+
+
+def rope_tables(head_dim: int, length: int, theta: float):
+    """
+    cos and sin of the angle by which position t turns pair i: t * theta^(-2i / D). Two tables of (T, D /
+    2), float32. The first pair turns by one radian a token, the last by 1 / theta: a clock with a hand
+    for every time scale.
+    """
+    frequencies = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)  # (D / 2)
+    angles = torch.outer(torch.arange(length).float(), frequencies)  # (T, D / 2)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x, cos, sin):
+    """
+    Turn the neighbouring features (x0, x1), (x2, x3), ... of each head as points in the plane (Su et al.
+    2021, arXiv:2104.09864). (B, T, H, D) -> (B, T, H, D). A turned query times a turned key depends on
+    the distance of the two positions alone, and that is all that attention learns of positions.
+    """
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # each (B, T, H, D / 2)
+    cos, sin = cos[:, None, :], sin[:, None, :]  # (T, 1, D / 2), the same for every head
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).type_as(x)
+
+
+class Attention(nn.Module):
+    """
+    Causal self-attention with grouped queries (Ainslie et al. 2023, arXiv:2305.13245). (B, T, C) -> (B,
+    T, C).
+
+        query heads      0  1  2  3  4  5  6  7       8 questions that a position asks
+                          \\/    \\/    \\/    \\/
+        key/value heads   0     1     2     3         4 answers that it gives; the KV cache shrinks by half
+    """
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.n_heads, self.n_kv_heads = args.n_heads, args.n_kv_heads
+        self.head_dim = args.dim // args.n_heads
+        self.dropout = args.dropout
+        self.wq = nn.Linear(args.dim, args.n_heads * self.head_dim, bias=False)
+        self.wk = nn.Linear(args.dim, args.n_kv_heads * self.head_dim, bias=False)
+        self.wv = nn.Linear(args.dim, args.n_kv_heads * self.head_dim, bias=False)
+        self.wo = nn.Linear(args.n_heads * self.head_dim, args.dim, bias=False)
+
+    def forward(self, x, cos, sin, cache=None, start=0):
+        """
+        cache: this layer's keys and values (2, B, K, max_seq_len, D), known up to position `start`, or
+        None. With one, x is either the whole text from position 0 or a single next token: is_causal below
+        knows of no other offset.
+        """
+        B, T, _ = x.shape
+        q = apply_rope(self.wq(x).view(B, T, self.n_heads, self.head_dim), cos, sin).transpose(
+            1, 2
+        )  # (B, H, T, D)
+        k = apply_rope(self.wk(x).view(B, T, self.n_kv_heads, self.head_dim), cos, sin).transpose(
+            1, 2
+        )  # (B, K, T, D)
+        v = self.wv(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, D)
+        if (
+            cache is not None
+        ):  # what earlier positions computed stays as it was: nothing before them has changed
+            cache[0, :, :, start : start + T], cache[1, :, :, start : start + T] = k, v
+            k, v = cache[:, :, :, : start + T]
+        k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # (B, H, T, D)
+        v = v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
+        y = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(D), causal) v, never holding the (T, T) matrix
+            q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0
+        )
+        y = y.transpose(1, 2).reshape(B, T, -1)  # (B, T, H * D)
+        return F.dropout(self.wo(y), self.dropout, self.training)
+
+
+class FeedForward(nn.Module):
+    """
+    SwiGLU (Shazeer 2020, arXiv:2002.05202): w2(silu(w1 x) * w3 x). (B, T, C) -> (B, T, C).
+    w1 is the gate, w3 the way up, w2 the way down (gate_proj, up_proj and down_proj in transformers).
+    """
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.dropout = args.dropout
+        self.w1 = nn.Linear(args.dim, args.hidden_dim, bias=False)
+        self.w2 = nn.Linear(args.hidden_dim, args.dim, bias=False)
+        self.w3 = nn.Linear(args.dim, args.hidden_dim, bias=False)
+
+    def forward(self, x):
+        return F.dropout(self.w2(F.silu(self.w1(x)) * self.w3(x)), self.dropout, self.training)
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.attention = Attention(args)
+        self.feed_forward = FeedForward(args)
+        self.attention_norm = RMSNorm(args.dim, args.norm_eps)
+        self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
+
+    def forward(self, x, cos, sin, cache=None, start=0):
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache, start)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.args = args
+        self.tok_embeddings = nn.Embedding(args.vocab_size, args.dim)
+        self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
+        self.norm = RMSNorm(args.dim, args.norm_eps)
+        self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
+        if args.tie_embeddings:  # Press & Wolf 2017, arXiv:1608.05859
+            self.output.weight = self.tok_embeddings.weight
+        cos, sin = rope_tables(args.dim // args.n_heads, args.max_seq_len, args.rope_theta)
+        self.register_buffer("rope_cos", cos, persistent=False)
+        self.register_buffer("rope_sin", sin, persistent=False)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                # Each block adds two branches to the residual stream. Scaling the last matrix of either,
+                # wo and w2, keeps the stream's variance at the depth's end what it was at the beginning
+                # (GPT-2; Radford et al. 2019).
+                last = name.endswith(("wo.weight", "w2.weight"))
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * args.n_layers) if last else 0.02)
+
+    def hidden(self, tokens, cache=None, start=0):
+        """tokens (B, T) at positions start .. start + T - 1 -> (B, T, C), normalised, ready for the output projection."""
+        T = tokens.shape[1]
+        if start + T > self.args.max_seq_len:
+            raise ValueError(f"{start + T} positions, but max_seq_len is {self.args.max_seq_len}")
+        x = F.dropout(self.tok_embeddings(tokens), self.args.dropout, self.training)  # (B, T, C)
+        cos, sin = self.rope_cos[start : start + T], self.rope_sin[start : start + T]
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, None if cache is None else cache[i], start)
+        return self.norm(x)
+
+    def forward(self, tokens, targets=None):
+        """
+        tokens (B, T) -> logits (B, T, V) and the loss, or None without targets. targets (B, T): the token
+        after each; -1 where there is nothing to learn. Loss: mean cross-entropy in nats.
+        """
+        logits = self.output(self.hidden(tokens))  # (B, T, V)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def num_params(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def configure_optimizers(self, weight_decay, learning_rate, betas, device, kind="adamw"):
+        """
+        A list of optimizers over all weights; weight decay on matrices only. 'adamw': one AdamW
+        (Loshchilov & Hutter 2019, arXiv:1711.05101). 'muon': AdamW for the embedding and the gains, and
+        Muon for the blocks' matrices (Jordan et al. 2024; its steps scaled to AdamW's size as in Liu et
+        al. 2025, arXiv:2502.16982, so that one learning rate serves both).
+        """
+        blocks = {id(p) for p in self.layers.parameters() if p.dim() == 2 and kind == "muon"}
+        matrices = [p for p in self.parameters() if p.dim() == 2 and id(p) not in blocks]
+        gains = [
+            p for p in self.parameters() if p.dim() < 2
+        ]  # decaying RMSNorm's gains to 0 would silence a layer
+        groups = [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": gains, "weight_decay": 0.0},
+        ]
+        optimizers = [
+            torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device.startswith("cuda"))
+        ]
+        if blocks:
+            matrices = [p for p in self.parameters() if id(p) in blocks]
+            optimizers.append(torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay,
+                                               adjust_lr_fn="match_rms_adamw"))  # fmt: skip
+        return optimizers
+
+    def estimate_mfu(self, tokens_per_second: float, device_name: str, seq_len: int | None = None):
+        """
+        Model FLOPs utilisation: what the tokens needed over what the device could, or None for a device
+        of unknown peak. PaLM's count (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): 6 FLOPs a
+        weight and token for forward and backward, and 12 L H D T a token for attention.
+        """
+        peak = next((flops for name, flops in PEAK_BF16_FLOPS if name in device_name), None)
+        if peak is None:
+            return None
+        a, T = self.args, seq_len or self.args.max_seq_len
+        weights = self.num_params() - (
+            0 if a.tie_embeddings else self.tok_embeddings.weight.numel()
+        )  # a look-up is free
+        return (6 * weights + 12 * a.n_layers * a.dim * T) * tokens_per_second / peak
+
+    @torch.inference_mode()
+    def stream(
+        self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_ids=(), generator=None
+    ):
+        """
+        Continue idx (B, T); yields a tensor (B,) of new ids at each step, until max_new_tokens, or until
+        each row has produced one of stop_ids. A row that has stopped goes on yielding its stop id.
+
+        The keys and values of the past are cached, so that a step costs one position, not T. Where the
+        context is full (max_seq_len), its newer half is read again from position 0, and there is room for
+        as many tokens.
+        """
+        a = self.args
+        if temperature < 0:
+            raise ValueError(f"temperature={temperature} is below 0")
+        if idx.shape[1] == 0:
+            raise ValueError("there is no token to go on from: begin with BOS")
+        idx = idx[:, -a.max_seq_len :]
+        weight = self.layers[0].attention.wk.weight
+        dtype = (
+            torch.get_autocast_dtype(idx.device.type)
+            if torch.is_autocast_enabled(idx.device.type)
+            else weight.dtype
+        )
+        shape = (
+            a.n_layers,
+            2,
+            len(idx),
+            a.n_kv_heads,
+            a.max_seq_len,
+            a.dim // a.n_heads,
+        )  # (L, 2, B, K, T, D)
+        cache, start = torch.zeros(shape, dtype=dtype, device=idx.device), 0
+        stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=idx.device)
+        done = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
+        for _ in range(max_new_tokens):
+            if idx.shape[1] > a.max_seq_len:
+                idx, start = idx[:, -(a.max_seq_len + 1) // 2 :], 0
+            last = self.hidden(idx[:, start:], cache, start)[
+                :, -1
+            ]  # (B, C): all that is new, then the last position
+            start = idx.shape[1]
+            new = pick(self.output(last), temperature, top_k, top_p, generator)  # (B,)
+            new = torch.where(done, idx[:, -1], new)
+            done = done | torch.isin(new, stops)
+            yield new
+            if done.all():
+                return
+            idx = torch.cat((idx, new[:, None]), dim=1)
+
+    def generate(
+        self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_ids=(), generator=None
+    ):
+        """idx (B, T) -> (B, T + new): see stream()."""
+        new = list(self.stream(idx, max_new_tokens, temperature, top_k, top_p, stop_ids, generator))
+        return torch.cat((idx, *(ids[:, None] for ids in new)), dim=1)
+
+
+def pick(logits, temperature, top_k=None, top_p=None, generator=None):
+    """
+    One id for each row of logits (B, V) -> (B,). temperature 0 takes the likeliest; below 1 sharpens,
+    above 1 flattens. top_k keeps the k likeliest ids; top_p the fewest whose probabilities add up to p
+    (Holtzman et al. 2020, arXiv:1904.09751). None, 0 (top_k) and 1.0 (top_p) keep all.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float() / temperature
+    if top_k:
+        kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]  # (B, 1)
+        logits = logits.masked_fill(logits < kth, -math.inf)
+    probs = logits.softmax(dim=-1)
+    if top_p and top_p < 1:
+        sorted_probs, ids = probs.sort(dim=-1, descending=True)
+        beyond = sorted_probs.cumsum(dim=-1) - sorted_probs >= top_p  # the ones before it suffice already
+        probs = probs.masked_fill(beyond.gather(-1, ids.argsort(dim=-1)), 0.0)
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
+# --------------------------------------------------------------------------------------------------------
+# checkpoints
+
+
+def load_checkpoint(path, mmap=False) -> dict:
+    """A .pt file of ours or llama2.c's as a dict of plain types and tensors, on the CPU. Nothing in it can run."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError:
+        raise ValueError(f"no checkpoint at {path}: train one with python train.py") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(checkpoint, dict) or "model" not in checkpoint or "model_args" not in checkpoint:
+        raise ValueError(f"{path} is not a checkpoint: it has no model and model_args")
+    return checkpoint
+
+
+def build_model(checkpoint: dict, **changes) -> Transformer:
+    """The model of a checkpoint; `changes` replace model_args that cost no weights (max_seq_len, dropout)."""
+    prefix = "_orig_mod."  # torch.compile's, in checkpoints of the lineage
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["model"].items()}
+    model_args = dict(checkpoint["model_args"])
+    if "tie_embeddings" not in model_args and "output.weight" in weights:
+        model_args["tie_embeddings"] = torch.equal(
+            weights["output.weight"], weights["tok_embeddings.weight"]
+        )
+    try:
+        model = Transformer(ModelArgs(**model_args | changes))
+    except TypeError as error:
+        raise ValueError(f"the checkpoint is of another kind of model: {error}") from None
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise ValueError(f"the checkpoint's weights do not fit its model_args: {reason[:300]}") from None
+    return model
+
+
+def plain_args(args: ModelArgs) -> dict:
+    """model_args for a checkpoint. What llama2.c does not know is left out where it is as llama2.c takes it to be."""
+    return {
+        k: v
+        for k, v in asdict(args).items()
+        if (k, v) not in (("rope_theta", 10000.0), ("tie_embeddings", True))
+    }

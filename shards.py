@@ -1,0 +1,283 @@
+"""
+From documents to shards, for whoever has documents: tinystories.py (stories) and prepare_data.py (Chinese
+text, chats).
+
+Reads  .json (a list), .jsonl or .txt files
+Writes a folder of shards: dataNN.bin (+ dataNN.mask for fine-tuning) and meta.json
+
+A shard is token ids back to back, little-endian, without a header: uint16, or uint32 above 65,536 ids.
+llama2.c reads and writes the same. meta.json says what they were made from, so that work that is done is
+known to be done, work cut off by a crash goes on where it was, and nobody trains on another vocabulary
+than they think.
+"""
+
+import glob
+import hashlib
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import numpy as np
+from tqdm import tqdm
+
+from configurator import atomic_write, remove_leftovers
+from tokenizer import Tokenizer
+
+END = "<|endoftext|>"  # stands between the documents of a .txt
+
+
+def write_json(path, value):
+    with atomic_write(path) as f:
+        json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)
+
+
+def read_json(path):
+    """A JSON file's value. ValueError names the file and the place where it is broken."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is broken at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
+
+
+def texts_of(path, start=0, end=None, text_key="story"):
+    """
+    The documents of a file: (where, text), or (where, None) for what has none. start and end select a
+    part: item numbers of a .json list, bytes of the other kinds (see cut).
+    """
+    if path.endswith(".json"):
+        stories = read_json(path)
+        if not isinstance(stories, list):
+            raise ValueError(f"{path} is not a list of stories")
+        for i, item in enumerate(stories[start:end], start):
+            yield f"{path}: story {i}", field(item, text_key)
+        return
+    with open(path, "rb") as f:
+        f.seek(start)
+        data = f.read() if end is None else f.read(end - start)
+    if path.endswith(".jsonl"):
+        for line in data.splitlines():
+            where, start = f"{path}: the line at byte {start}", start + len(line) + 1
+            try:
+                yield where, field(json.loads(line), text_key)
+            except (ValueError, RecursionError):
+                yield where, None
+    else:
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 at byte {start + error.start}") from None
+        for i, document in enumerate(text.split(END)):
+            if document.strip():
+                yield f"{path}: document {i}", document.strip()
+
+
+def field(item, text_key):
+    text = item.get(text_key) if isinstance(item, dict) else None
+    return text if isinstance(text, str) and text.strip() else None
+
+
+def cut(path, parts):
+    """[(start, end)] of `parts` parts of a file of documents, of about one size, cut between documents (or, failing that, lines)."""
+    if path.endswith(".json"):
+        size = len(read_json(path))
+        return [(size * i // parts, size * (i + 1) // parts) for i in range(parts)]
+    size, bounds = os.path.getsize(path), [0]
+    mark = b"\n" if path.endswith(".jsonl") else END.encode()
+    with open(path, "rb") as f:
+        if mark not in f.read(1 << 20):
+            mark = b"\n"
+        for i in range(1, parts):
+            f.seek(size * i // parts)
+            bounds.append(f.tell() + _bytes_to(f, mark))
+    bounds.append(size)
+    return [(a, b) for a, b in zip(bounds, bounds[1:]) if a < b]
+
+
+def _bytes_to(f, mark):
+    """How many bytes from here to just behind the next mark (or the file's end)."""
+    read = b""
+    while mark not in read:
+        block = f.read(1 << 16)
+        read += block
+        if not block:
+            return len(read)
+    return read.index(mark) + len(mark)
+
+
+def fast_encoder(tok: Tokenizer, dtype):
+    """
+    A function from a text to its ids as bytes of `dtype`, the same ids as tok.encode(text).
+
+    sentencepiece's BPE never merges across a space, where it drops doubled spaces and no piece has a
+    space inside: so a text is its words' pieces, end to end, and nearly every word has been seen before.
+    """
+    probes = ("a b", " a  b ")
+    if (
+        tok.kind != "sentencepiece"
+        or tok.encode(probes[0]) != tok.encode(probes[1])
+        or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words))
+    ):
+        return lambda text: np.array(tok.encode(text), dtype=dtype).tobytes()
+    known = {"": b""}
+
+    def encode(text):
+        words = text.split(" ")
+        new = list({w for w in words if w not in known})
+        if len(known) > 1_000_000:  # about 150 MB
+            known.clear()
+            known[""], new = b"", list(set(words) - {""})
+        for word, ids in zip(new, tok.encode_batch(new)):
+            known[word] = np.array(ids, dtype=dtype).tobytes()
+        return b"".join([known[w] for w in words])
+
+    return encode
+
+
+def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **extra):
+    """
+    Write the shards of `jobs` into `folder` with a pool of processes, and a meta.json that says what they
+    are.
+
+    job   {"name": "data07", "source": (path, start, end), ...}; work(job, tok, dtype, folder, fingerprint) writes the
+          files of that name and returns {"tokens", "bytes", ...}
+    A shard that is there, and was made from the same bytes by the same tokenizer, is not made again.
+    """
+    os.makedirs(folder, exist_ok=True)
+    remove_leftovers(folder)
+    final, partial = os.path.join(folder, "meta.json"), os.path.join(folder, "meta.partial.json")
+    dtype = "uint16" if tok.n_words <= 65536 else "uint32"
+    head = {"corpus": corpus, "tokenizer": relative(tokenizer_path, folder), "tokenizer_fingerprint": tok.fingerprint(),
+            "vocab_size": tok.n_words, "dtype": dtype, **extra}  # fmt: skip
+    before = next((read_json(p) for p in (partial, final) if os.path.exists(p)), {})
+    done = before.get("shards", {}) if {k: before.get(k) for k in head} == head else {}
+    records, skipped = {}, 0
+    with ProcessPoolExecutor(max(1, min(workers, len(jobs)))) as pool:
+        futures = {pool.submit(_one_shard, job, work, tok.state(), dtype, folder, done.get(job["name"])): job
+                   for job in jobs}  # fmt: skip
+        try:
+            for future in tqdm(as_completed(futures), total=len(jobs), desc="pretokenize", unit="shard"):
+                job = futures[future]
+                try:
+                    record, made = future.result()
+                except (OSError, MemoryError):
+                    raise
+                except Exception as error:
+                    raise ValueError(f"shard {job['name']}: {error}") from None
+                if made and os.path.exists(
+                    final
+                ):  # from here on the folder is a mixture, and must not look finished
+                    if before:
+                        tqdm.write(
+                            f"{folder} is stale (made from other text or with another tokenizer): doing it again"
+                        )
+                    os.remove(final)
+                records[job["name"]] = record
+                skipped += not made
+                write_json(partial, {**head, "shards": records})
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for path in glob.glob(os.path.join(glob.escape(folder), "data*.*")):  # of an earlier, larger corpus
+        if path.endswith((".bin", ".mask")) and os.path.splitext(os.path.basename(path))[0] not in records:
+            os.remove(path)
+    records = dict(sorted(records.items()))
+    splits = {"val": list(records.values())[:1], "train": list(records.values())[1:]}
+    total = {
+        s: {k: sum(r[k] for r in rs) for k in ("documents", "bytes", "tokens")} for s, rs in splits.items()
+    }
+    if not os.path.exists(final):
+        everything = "".join(r["fingerprint"] for r in records.values())
+        head["corpus_fingerprint"] = hashlib.sha256(everything.encode()).hexdigest()[:16]
+        write_json(final, {**head, "splits": total, "shards": records})
+    os.remove(partial)
+    if skipped == len(jobs):
+        print(f"{folder} is up to date")
+    t, v = total["train"], total["val"]
+    left_out = sum(r["skipped"] for r in records.values())
+    print(
+        f"{folder}: {t['tokens']:,} tokens to train on, {v['tokens']:,} to validate, "
+        f"{t['bytes'] / max(1, t['tokens']):.2f} bytes a token"
+        + (f"; {left_out} documents left out" if left_out else "")
+    )
+
+
+def _one_shard(job, work, tokenizer_state, dtype, folder, old):
+    """(record, whether it had to be made); runs in a process of the pool."""
+    fingerprint = fingerprint_of(*job["source"])
+    size = os.path.getsize(p) if os.path.exists(p := os.path.join(folder, job["name"] + ".bin")) else -1
+    if (
+        old
+        and old["fingerprint"] == fingerprint
+        and size == old["tokens_stored"] * np.dtype(dtype).itemsize
+    ):
+        return old, False
+    return work(job, Tokenizer(tokenizer_state), dtype, folder) | {"fingerprint": fingerprint}, True
+
+
+def fingerprint_of(path, start, end):
+    """sha256 of a part of a file, and of which part it is."""
+    digest = hashlib.sha256(f"{start}-{end}".encode())
+    with open(path, "rb") as f:
+        whole = path.endswith(".json")
+        f.seek(0 if whole else start)
+        left = None if whole or end is None else end - start
+        while block := f.read(1 << 20 if left is None else min(1 << 20, left)):
+            digest.update(block)
+            left = None if left is None else left - len(block)
+    return digest.hexdigest()[:16]
+
+
+def encode_shard(job, tok, dtype, folder, bos=True, eos=False):
+    """Write one shard of documents: BOS, a document's ids, (EOS,) the next."""
+    encode = fast_encoder(tok, dtype)
+    before, after = (
+        np.array([i] * (i >= 0 and on), dtype=dtype).tobytes()
+        for i, on in ((tok.bos_id, bos), (tok.eos_id, eos))
+    )
+    parts, count = [], {"documents": 0, "bytes": 0, "tokens": 0, "skipped": 0}
+    for where, text in texts_of(*job["source"], job["text_key"]):
+        if text is None:
+            count["skipped"] += 1
+            if count["skipped"] <= 3:
+                print(f"\n{where} has no text under {job['text_key']!r}: left out", file=sys.stderr)
+            continue
+        count["documents"] += 1
+        count["bytes"] += len(text.encode("utf-8", "replace"))
+        parts += (before, encode(text.strip()), after)
+    if not count["documents"]:
+        raise ValueError(f"no document in {job['source'][0]}")
+    ids = b"".join(parts)
+    count["tokens"] = count["tokens_stored"] = len(ids) // np.dtype(dtype).itemsize
+    with atomic_write(os.path.join(folder, job["name"] + ".bin"), "wb") as f:
+        f.write(ids)
+    return count
+
+
+def relative(path, folder):
+    """`path` as seen from `folder`, so that the two may be moved together."""
+    return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def read_meta(folder, vocab_size=None):
+    """The meta.json of a folder of shards; a folder without is llama2.c's. ValueError if its vocabulary is another."""
+    if not os.path.isdir(folder):
+        raise ValueError(f"no folder of shards at {folder}: run python tinystories.py pretokenize")
+    if os.path.exists(os.path.join(folder, "meta.partial.json")):
+        raise ValueError(f"{folder} is unfinished: run python tinystories.py pretokenize again")
+    path = os.path.join(folder, "meta.json")
+    if not os.path.exists(path):
+        if glob.glob(os.path.join(glob.escape(folder), "*.bin")):
+            print(f"{folder} has no meta.json: taking its shards for llama2.c's, uint16", file=sys.stderr)
+        return {"dtype": "uint16"}
+    meta = read_json(path)
+    if vocab_size and meta["vocab_size"] != vocab_size:
+        raise ValueError(f"{folder} holds ids of a vocabulary of {meta['vocab_size']}, not {vocab_size}")
+    return meta

@@ -1,0 +1,438 @@
+"""
+Pretraining (or fine-tuning, which is pretraining with some targets masked): shards of ids -> a model.
+
+Reads  a folder of shards (tinystories.py pretokenize; prepare_data.py pretokenize, pretokenize_sft)
+Writes output/ckpt.pt    the weights that were best on the validation split; what sample.py reads
+       output/last.pt    the newest state, every save_interval steps and at the end; what resuming reads
+       output/log.jsonl  a JSON object for each logged step and each evaluation
+       output/loss.png   where matplotlib is installed
+
+    python train.py --batch_size=8                     the tutorial's model: 7 million weights, 100,000 steps
+    python train.py --eval_only --init_from=output/ckpt.pt    only measure a checkpoint
+    python train.py --init_from=resume                 go on; all knobs are the checkpoint's, but for those given
+    torchrun --standalone --nproc_per_node=8 train.py  on 8 GPUs: the same global batches, shared among them
+
+Ctrl-C ends the run after the step at hand, saves it, and says how to go on. `--help` lists the knobs.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+import model as M
+from configurator import atomic_write, given, need, override, remove_leftovers
+from devices import autocast, device_name, find_device, find_dtype, try_compile
+from shards import read_meta
+from tinystories import Task, shard_folder
+from tokenizer import Tokenizer
+
+# what is written, and how often
+out_dir = "output"  # folder for checkpoints and the log
+eval_interval = 2000  # steps between evaluations
+log_interval = 1  # steps between two rows of the log
+save_interval = 500  # steps between two states of last.pt
+eval_iters = 100  # batches of each split that an evaluation averages over
+eval_only = False  # evaluate once and stop
+always_save_checkpoint = False  # write ckpt.pt at every evaluation, not only at the best
+init_from = (
+    "scratch"  # scratch | resume | PATH: random weights; the run in out_dir; the weights of a checkpoint
+)
+wandb_log = False  # also send the log to Weights & Biases
+# data
+batch_size = 8  # sequences in a micro-batch
+max_seq_len = 256  # tokens in a sequence
+vocab_source = (
+    "custom"  # llama2 | custom | PATH: shards beside the stories, in data/tok<vocab_size>, or in a folder
+)
+vocab_size = 4096  # which tokenizer's shards; of a folder, what its meta.json says
+data_dir = "data"  # where they lie
+# model
+dim = 288  # width
+n_layers = 8  # blocks
+n_heads = 8  # query heads
+n_kv_heads = 4  # key/value heads
+multiple_of = 32  # the feed-forward layer's width is rounded up to a multiple of this
+dropout = 0.0  # probability; for pretraining on much text 0 is good
+# optimizer
+optimizer = "adamw"  # adamw | muon: Muon for the matrices of the blocks, AdamW for the rest
+gradient_accumulation_steps = 4  # micro-batches in a step, over all processes
+learning_rate = 5e-4  # the schedule's highest
+max_iters = 100000  # steps
+weight_decay = 1e-1  # on matrices only
+beta1 = 0.9  # AdamW's memory of the gradient
+beta2 = 0.95  # and of its square
+grad_clip = 1.0  # gradients longer than this are scaled down to it; 0 is off
+# learning rate
+decay_lr = True  # False: constant after the warmup
+warmup_iters = 1000  # steps of linear warmup
+schedule = "cosine"  # cosine | linear: half a cosine to 0; or constant, then linear to 0 over the last 40 %
+# system
+device = "auto"  # auto is cuda, mps or cpu, the first that is there; or name one: cuda:1
+dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products, where the device is fast at it
+compile = "auto"  # auto | true | false: torch.compile; auto falls back where it does not work
+num_workers = 0  # processes that read ahead; a batch takes 0.1 ms to read, so 0 is enough
+seed = 1337  # of the weights, the order of the data, and dropout
+
+config = override(globals())
+
+
+def say(text):
+    """Print a line from the first process only, above the progress bar."""
+    if rank == 0:
+        tqdm.write(text)
+
+
+# --------------------------------------------------------------------------------------------------------
+# where we are: one process, or one of several
+
+rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+device = find_device(device)
+if "RANK" in os.environ:  # torchrun
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+checkpoint = None
+if init_from == "resume":
+    found = [
+        p for p in (os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")) if os.path.exists(p)
+    ]
+    if not found:
+        raise ValueError(f"nothing to resume in {out_dir}: neither last.pt nor ckpt.pt")
+    checkpoint = max((M.load_checkpoint(p) for p in found), key=lambda c: c["iter_num"])
+    kept = {k: v for k, v in checkpoint.get("config", {}).items() if k in config and k not in given}
+    kept = {k: v for k, v in kept.items() if k not in ("init_from", "out_dir", "device", "eval_only")}
+    globals().update(kept)
+    config |= kept
+elif init_from != "scratch":
+    checkpoint = M.load_checkpoint(init_from)
+
+if gradient_accumulation_steps % world_size:
+    raise ValueError(
+        f"gradient_accumulation_steps={gradient_accumulation_steps} cannot be shared by {world_size} processes"
+    )
+accumulation = (
+    gradient_accumulation_steps // world_size
+)  # this process's share, so that the global batch stays
+found, dtype = dtype, find_dtype(dtype, device)
+if found != dtype:
+    say(f"{found} is slow on this {device}: taking {dtype}")
+
+# --------------------------------------------------------------------------------------------------------
+# data
+
+folder = shard_folder(vocab_size, vocab_source, data_dir)
+meta = read_meta(folder, vocab_size if vocab_source == "custom" or "vocab_size" in given else None)
+config["vocab_size"] = vocab_size = meta.get("vocab_size", vocab_size)
+if (
+    "max_seq_len" not in given
+):  # rows for fine-tuning have their length; a checkpoint's model has its context
+    known = checkpoint["model_args"].get("max_seq_len") if checkpoint else None
+    config["max_seq_len"] = max_seq_len = meta.get("row_len") or known or max_seq_len
+tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
+if checkpoint and checkpoint["model_args"]["vocab_size"] != vocab_size:
+    raise ValueError(
+        f"the model has a vocabulary of {checkpoint['model_args']['vocab_size']}, {folder} one of {vocab_size}"
+    )
+
+tok = None
+if checkpoint and checkpoint.get("tokenizer"):
+    tok = Tokenizer(checkpoint["tokenizer"])
+elif "tokenizer" in meta:
+    tok = Tokenizer(os.path.normpath(os.path.join(folder, meta["tokenizer"])))
+if tok and tok.fingerprint() != meta.get("tokenizer_fingerprint", tok.fingerprint()):
+    raise ValueError(f"{folder} was made with another tokenizer than {tok.name}")
+
+
+def batches(split, start=0, order_seed=seed):
+    """Endless (x, y) of (batch_size, max_seq_len); see Task.iter_batches."""
+    return Task.iter_batches(
+        batch_size, device, num_workers, start, split=split, max_seq_len=max_seq_len, vocab_size=vocab_size,
+        vocab_source=vocab_source, data_dir=data_dir, seed=order_seed,
+    )  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------
+# model and optimizer
+
+torch.manual_seed(seed)
+torch.set_float32_matmul_precision("high")  # TF32 on CUDA
+if checkpoint:
+    raw_model = M.build_model(checkpoint, max_seq_len=max_seq_len, dropout=dropout)
+else:
+    shape = dict(
+        dim=dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, multiple_of=multiple_of
+    )
+    raw_model = M.Transformer(
+        M.ModelArgs(vocab_size=vocab_size, max_seq_len=max_seq_len, dropout=dropout, **shape)
+    )
+raw_model.to(device)
+optimizers = raw_model.configure_optimizers(weight_decay, learning_rate, (beta1, beta2), device, optimizer)
+# float16 has no small numbers: the loss is scaled up, so that gradients do not become 0. In any dtype the
+# scaler leaves out a step whose gradients are not finite.
+scale = {} if dtype == "float16" else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+scaler = torch.amp.GradScaler(device.split(":")[0], **scale)
+step, best_val_loss = 0, math.inf
+if init_from == "resume":
+    step, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
+    states = [checkpoint["optimizer"], checkpoint.get("muon")]
+    for o, state in zip(optimizers, states):
+        o.load_state_dict(state)
+    scaler.load_state_dict(checkpoint.get("scaler", {}) or scaler.state_dict())
+    if "rng" in checkpoint:
+        torch.set_rng_state(checkpoint["rng"]["torch"])
+        if device.startswith("cuda") and "cuda" in checkpoint["rng"]:
+            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"], device)
+checkpoint = None  # its memory is needed
+
+# The compiled model shares its weights with raw_model, which evaluates, samples and is saved: so no
+# checkpoint ever has torch.compile's `_orig_mod.` in its names.
+model = try_compile(raw_model, compile, device, say)
+if dist.is_initialized():
+    if dropout:
+        torch.manual_seed(seed + step * world_size + rank)  # each process drops other features
+    model = DistributedDataParallel(model, device_ids=[device] if device.startswith("cuda") else None)
+
+say(f"{raw_model.num_params():,} weights; {gradient_accumulation_steps} micro-batches x {batch_size} sequences x "
+    f"{max_seq_len} tokens = {tokens_per_step:,} tokens a step; {device_name(device)}, {dtype}")  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------
+# the small functions
+
+
+def get_lr(it):
+    """The learning rate of step `it`: a linear warmup that does not begin at 0, then the schedule."""
+    if it < warmup_iters:
+        return learning_rate * (it + 1) / (warmup_iters + 1)
+    if not decay_lr:
+        return learning_rate
+    done = (it - warmup_iters) / max(1, max_iters - warmup_iters)  # 0 .. 1
+    return learning_rate * (
+        (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else min(1, (1 - done) / 0.4)
+    )
+
+
+@torch.no_grad()
+def evaluate():
+    """{"train_loss", "val_loss", "val_bpb"}: means over eval_iters batches of either split, shared among the processes."""
+    raw_model.eval()
+    result = {}
+    for split, order_seed in (
+        ("train", seed + 1 + step),
+        ("val", seed),
+    ):  # val: the same batches at every evaluation
+        total = torch.zeros(2, dtype=torch.float64)
+        for _, (x, y) in zip(range(rank, eval_iters, world_size), batches(split, order_seed=order_seed)):
+            with autocast(device, dtype):
+                loss = raw_model(x, y)[1]
+            count = (y >= 0).sum().item()
+            total += torch.tensor([loss.item() * count, count], dtype=torch.float64)
+        if dist.is_initialized():
+            total = total.to(torch.float32).to(device)
+            dist.all_reduce(total)
+        result[f"{split}_loss"] = (total[0] / total[1]).item()
+    raw_model.train()
+    if "splits" in meta:  # nats a token -> bits a byte, which does not depend on the tokenizer
+        val = meta["splits"]["val"]
+        result["val_bpb"] = result["val_loss"] / math.log(2) * val["tokens"] / val["bytes"]
+    return result
+
+
+def save(name):
+    """Write a checkpoint: plain types and tensors, for torch.load(weights_only=True), and all that a resume needs."""
+    state = {
+        "model": raw_model.state_dict(), "model_args": M.plain_args(raw_model.args), "config": config, "iter_num": step,
+        "best_val_loss": best_val_loss, "optimizer": optimizers[0].state_dict(), "scaler": scaler.state_dict(),
+        "rng": {"torch": torch.get_rng_state()}, "tokenizer": tok.state() if tok else None,
+    }  # fmt: skip
+    if len(optimizers) > 1:
+        state["muon"] = optimizers[1].state_dict()
+    if device.startswith("cuda"):
+        state["rng"]["cuda"] = torch.cuda.get_rng_state(device)
+    with atomic_write(os.path.join(out_dir, name), "wb") as f:
+        torch.save(state, f)
+
+
+def log(row):
+    if rank == 0:
+        log_file.write(json.dumps(row) + "\n")
+        log_file.flush()
+        if wandb_log:
+            wandb.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+
+
+def draw():
+    """output/loss.png from the log."""
+    with contextlib.suppress(ImportError):
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot as plt
+
+        rows = [json.loads(line) for line in open(log_path, encoding="utf-8")]
+        fig, ax = plt.subplots(figsize=(7, 4))
+        for key, style in (("loss", "-"), ("train_loss", "."), ("val_loss", "o-")):
+            points = [(r["step"], r[key]) for r in rows if key in r]
+            ax.plot(*zip(*points), style, label=key, alpha=0.4 if key == "loss" else 1) if points else None
+        ax.set(xlabel="step", ylabel="loss (nats a token)")
+        ax.legend()
+        fig.savefig(os.path.join(out_dir, "loss.png"), dpi=120, bbox_inches="tight")
+        plt.close(fig)
+
+
+def show_story():
+    """What the model writes by now, from nothing but BOS."""
+    generator = torch.Generator(device).manual_seed(seed)  # leaves the run's own random numbers alone
+    start = torch.tensor([[tok.bos_id if tok.bos_id >= 0 else 0]], device=device)
+    raw_model.eval()
+    with autocast(device, dtype):
+        ids = raw_model.generate(start, min(120, max_seq_len), 0.8, top_p=0.9, stop_ids={tok.bos_id, tok.eos_id},
+                                 generator=generator)  # fmt: skip
+    raw_model.train()
+    say("    " + tok.decode(ids[0].tolist()).replace("\n", "\n    "))
+
+
+# --------------------------------------------------------------------------------------------------------
+# the work
+
+if eval_only:
+    say(json.dumps({"step": step, **evaluate()}))
+    sys.exit(0)
+if init_from == "resume" and step >= max_iters:
+    say(f"{out_dir} is finished: {step} of {max_iters} steps. A larger --max_iters goes on.")
+    sys.exit(0)
+
+log_path = os.path.join(out_dir, "log.jsonl")
+if rank == 0:
+    os.makedirs(out_dir, exist_ok=True)
+    remove_leftovers(out_dir)
+    rows = (
+        open(log_path, encoding="utf-8").read().splitlines()
+        if init_from == "resume" and os.path.exists(log_path)
+        else []
+    )
+    with atomic_write(log_path) as f:  # what came after the state that we go on from will come again
+        f.writelines(row + "\n" for row in rows if row.endswith("}") and json.loads(row)["step"] < step)
+    log_file = open(log_path, "a", encoding="utf-8")
+    if wandb_log:
+        wandb = need("wandb", "--wandb_log")
+        wandb.init(project="tiny-llm", config=config, dir=out_dir)
+
+stopping = []  # the signals that have come
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(
+        number, lambda n, _: (stopping.append(n), signal.signal(n, signal.SIG_DFL))
+    )  # a second one kills
+
+data = batches("train", start=step * accumulation)
+x, y = next(data)
+bad_steps, skipped, last_log, last_time = 0, 0, step, time.time()
+bar = tqdm(
+    total=max_iters,
+    initial=step,
+    desc="train",
+    unit="step",
+    disable=rank > 0,
+    smoothing=0.05,
+    mininterval=0.5,
+)
+while True:
+    began = time.time()
+    if step % eval_interval == 0 or step == max_iters:
+        result = evaluate()
+        log({"step": step, **result})
+        say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in result.items()))
+        if rank == 0:
+            if tok:
+                show_story()
+            if step > 0 and (result["val_loss"] < best_val_loss or always_save_checkpoint):
+                best_val_loss = min(best_val_loss, result["val_loss"])
+                save("ckpt.pt")
+            draw()
+    if (
+        rank == 0
+        and not bad_steps
+        and step > 0
+        and (step % save_interval == 0 or step == max_iters or stopping)
+    ):
+        save("last.pt")
+    if step == max_iters or stopping:
+        break
+    last_time += time.time() - began  # tokens per second are those of training
+
+    # a step: gradients of all micro-batches, clipped, into the optimizer
+    lr, loss_sum = get_lr(step), torch.zeros((), device=device)
+    for micro_step in range(accumulation):
+        last = micro_step == accumulation - 1
+        with (
+            contextlib.nullcontext() if last or world_size == 1 else model.no_sync()
+        ):  # exchange gradients once a step
+            with autocast(device, dtype):
+                loss = model(x, y)[1] / accumulation
+            x, y = next(data)  # read while the device computes
+            scaler.scale(loss).backward()
+        loss_sum += loss.detach()
+    for o in optimizers:
+        scaler.unscale_(o)  # before clipping, or the threshold would be in the wrong unit
+    norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
+    for o in optimizers:
+        for group in o.param_groups:
+            group["lr"] = lr
+        scaler.step(o)  # not where a gradient is infinite or NaN
+        o.zero_grad(set_to_none=True)
+    scaler.update()
+
+    # every log_interval steps: the one place where we wait for the device
+    if step % log_interval == 0:
+        numbers = torch.stack((loss_sum, torch.full_like(loss_sum, len(stopping))))
+        if dist.is_initialized():
+            dist.all_reduce(numbers)
+        loss, norm = numbers[0].item() / world_size, norm.item()
+        if numbers[1].item() and not stopping:  # another process was told to stop
+            stopping.append(signal.SIGTERM)
+        now = time.time()
+        tok_per_s = (step + 1 - last_log) * tokens_per_step / (now - last_time)
+        last_log, last_time = step + 1, now
+        log({"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tok_per_s": round(tok_per_s),
+             "tokens": (step + 1) * tokens_per_step})  # fmt: skip
+        mfu = raw_model.estimate_mfu(tok_per_s / world_size, device_name(device), max_seq_len)
+        bar.set_postfix_str(
+            f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s" + (f", MFU {mfu:.1%}" if mfu else "")
+        )
+        if math.isfinite(loss) and math.isfinite(norm):
+            bad_steps = 0
+        else:
+            skipped += 1
+            bad_steps += dtype != "float16" or not math.isfinite(
+                loss
+            )  # float16's scaler probes for infinities by design
+            if bad_steps:
+                say(f"step {step}: loss {loss}, gradient norm {norm}: skipped")
+            if bad_steps == 3:
+                raise ValueError(
+                    f"stopped at step {step}: the loss is {loss} for {bad_steps} steps in a row (micro-batches "
+                    f"{step * gradient_accumulation_steps} on of the data order); the last good state is in {out_dir}/last.pt"
+                )
+    step += 1
+    bar.update()
+
+bar.close()
+if skipped:
+    say(f"{skipped} steps with infinite gradients were skipped")
+if stopping:
+    say(f"stopped after {step} steps; to go on: python train.py --init_from=resume --out_dir={out_dir}")
+else:
+    say(f"finished: {step} steps, best validation loss {best_val_loss:.4f}, {out_dir}/ckpt.pt")
+if dist.is_initialized():
+    dist.destroy_process_group()
