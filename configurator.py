@@ -114,7 +114,10 @@ def parse(key, text, default, comment):
 
 
 def legal_values(comment):
-    """The words joined by " | " at a comment's beginning: 'float32 | float16: ...' -> ['float32', 'float16']."""
+    """
+    The words joined by " | " at a comment's beginning: 'float32 | float16: ...' -> ['float32',
+    'float16'].
+    """
     found = re.match(r"\S+?(?: \| \S+?)+(?=[:,;]? |[:,;]?$)", comment)
     return found.group().split(" | ") if found else []
 

@@ -1,6 +1,6 @@
 """
-What differs between machines: the device, which numbers it is fast at, and whether torch.compile works. All of it is decided
-here, once, at the start of a script; no other file asks which device it runs on.
+What differs between machines: the device, which numbers it is fast at, and whether torch.compile works.
+All of it is decided here, once, at the start of a script; no other file asks which device it runs on.
 """
 
 import contextlib
@@ -36,7 +36,10 @@ def find_dtype(name: str, device: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """AVX512-BF16, AMX or ARM's BF16: without them bfloat16 products are several times slower than float32 ones."""
+    """
+    AVX512-BF16, AMX or ARM's BF16: without them bfloat16 products are several times slower than float32
+    ones.
+    """
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

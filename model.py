@@ -4,10 +4,10 @@ The model: a decoder-only transformer in the shape of LLaMA 2 (Touvron et al. 20
     tokens (B, T) -> tok_embeddings (B, T, C) -> n_layers x TransformerBlock -> norm -> output -> logits
     (B, T, V)
 
-    TransformerBlock:  x = x + attention(attention_norm(x))      every position looks at itself and those before it
-                       x = x + feed_forward(ffn_norm(x))         every position thinks for itself
+    TransformerBlock:  x = x + attention(attention_norm(x))    each position looks at those before it
+                       x = x + feed_forward(ffn_norm(x))       each position thinks for itself
 
-    B batch   T time (positions)   C dim   H query heads   K key/value heads   D head size, C / H   V vocabulary
+    B batch   T time   C dim   H query heads   K key/value heads   D head size, C / H   V vocabulary
 
 Pre-norm (norms inside the residual branches), RMSNorm in place of LayerNorm, rotary positions in place of
 learned ones, grouped-query attention, a gated feed-forward layer, no biases, input and output embedding
@@ -22,18 +22,22 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from muon import Muon
 
 # Dense bfloat16 (V100, T4: float16) FLOP/s by a part of the device's name, from the makers' data sheets.
 PEAK_BF16_FLOPS = (
-    ("B200", 2250e12), ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12), ("H800", 989e12),
-    ("A100", 312e12), ("A800", 312e12), ("L40S", 362e12), ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
-    ("V100", 125e12), ("T4", 65e12),
+    ("B200", 2250e12), ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
+    ("H800", 989e12), ("A100", 312e12), ("A800", 312e12), ("L40S", 362e12), ("L4", 121e12),
+    ("RTX 4090", 165e12), ("RTX 3090", 71e12), ("V100", 125e12), ("T4", 65e12),
 )  # fmt: skip
 
 
 @dataclass
 class ModelArgs:
-    """A model's shape. The defaults are those of the LLaMA 2 paper's 7B; ValueError where the numbers do not fit."""
+    """
+    A model's shape. The defaults are those of the LLaMA 2 paper's 7B; ValueError where the numbers do not
+    fit.
+    """
 
     dim: int = 4096
     n_layers: int = 32
@@ -149,7 +153,7 @@ class Attention(nn.Module):
             k, v = cache[:, :, :, : start + T]
         k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # (B, H, T, D)
         v = v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
-        y = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(D), causal) v, never holding the (T, T) matrix
+        y = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(D)) v, without holding a (T, T) matrix
             q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0
         )
         y = y.transpose(1, 2).reshape(B, T, -1)  # (B, T, H * D)
@@ -208,7 +212,10 @@ class Transformer(nn.Module):
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * args.n_layers) if last else 0.02)
 
     def hidden(self, tokens, cache=None, start=0):
-        """tokens (B, T) at positions start .. start + T - 1 -> (B, T, C), normalised, ready for the output projection."""
+        """
+        tokens (B, T) at positions start .. start + T - 1 -> (B, T, C), normalised, ready for the output
+        projection.
+        """
         T = tokens.shape[1]
         if start + T > self.args.max_seq_len:
             raise ValueError(f"{start + T} positions, but max_seq_len is {self.args.max_seq_len}")
@@ -252,8 +259,7 @@ class Transformer(nn.Module):
         ]
         if blocks:
             matrices = [p for p in self.parameters() if id(p) in blocks]
-            optimizers.append(torch.optim.Muon(matrices, lr=learning_rate, weight_decay=weight_decay,
-                                               adjust_lr_fn="match_rms_adamw"))  # fmt: skip
+            optimizers.append(Muon(matrices, learning_rate, weight_decay))
         return optimizers
 
     def estimate_mfu(self, tokens_per_second: float, device_name: str, seq_len: int | None = None):
@@ -354,13 +360,18 @@ def pick(logits, temperature, top_k=None, top_p=None, generator=None):
 
 
 def load_checkpoint(path, mmap=False) -> dict:
-    """A .pt file of ours or llama2.c's as a dict of plain types and tensors, on the CPU. Nothing in it can run."""
+    """
+    A .pt file of ours or llama2.c's as a dict of plain types and tensors, on the CPU. Nothing in it can
+    run.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise ValueError(f"no checkpoint at {path}: train one with python train.py") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from None
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path} is no checkpoint, or holds more than tensors and plain types") from None
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from None
     if not isinstance(checkpoint, dict) or "model" not in checkpoint or "model_args" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint: it has no model and model_args")
     return checkpoint
@@ -388,7 +399,10 @@ def build_model(checkpoint: dict, **changes) -> Transformer:
 
 
 def plain_args(args: ModelArgs) -> dict:
-    """model_args for a checkpoint. What llama2.c does not know is left out where it is as llama2.c takes it to be."""
+    """
+    model_args for a checkpoint. What llama2.c does not know is left out where it is as llama2.c takes it
+    to be.
+    """
     return {
         k: v
         for k, v in asdict(args).items()

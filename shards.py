@@ -59,17 +59,13 @@ def texts_of(path, start=0, end=None, text_key="story"):
         for i, item in enumerate(stories[start:end], start):
             yield f"{path}: story {i}", field(item, text_key)
         return
-    with open(path, "rb") as f:
-        f.seek(start)
-        data = f.read() if end is None else f.read(end - start)
     if path.endswith(".jsonl"):
-        for line in data.splitlines():
-            where, start = f"{path}: the line at byte {start}", start + len(line) + 1
-            try:
-                yield where, field(json.loads(line), text_key)
-            except (ValueError, RecursionError):
-                yield where, None
+        for at, item in json_lines(path, start, end):
+            yield f"{path}: the line at byte {at}", field(item, text_key)
     else:
+        with open(path, "rb") as f:
+            f.seek(start)
+            data = f.read() if end is None else f.read(end - start)
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -79,13 +75,40 @@ def texts_of(path, start=0, end=None, text_key="story"):
                 yield f"{path}: document {i}", document.strip()
 
 
+def json_lines(path, start=0, end=None):
+    """
+    (byte at which the line begins, its value) for each line of a part of a .jsonl, one in memory at a
+    time. None stands for a line that is no JSON.
+    """
+    with open(path, "rb") as f:
+        f.seek(start)
+        for line in f:
+            if end is not None and start >= end:
+                return
+            if line.strip():
+                try:
+                    yield start, json.loads(line)
+                except (ValueError, RecursionError):
+                    yield start, None
+            start += len(line)
+
+
 def field(item, text_key):
     text = item.get(text_key) if isinstance(item, dict) else None
-    return text if isinstance(text, str) and text.strip() else None
+    if not isinstance(text, str) or not text.strip():
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can spell half a surrogate pair; no tokenizer takes it
+        return None
+    return text
 
 
 def cut(path, parts):
-    """[(start, end)] of `parts` parts of a file of documents, of about one size, cut between documents (or, failing that, lines)."""
+    """
+    [(start, end)] of `parts` parts of a file of documents, of about one size, cut between documents (or,
+    failing that, lines).
+    """
     if path.endswith(".json"):
         size = len(read_json(path))
         return [(size * i // parts, size * (i + 1) // parts) for i in range(parts)]
@@ -125,10 +148,14 @@ def fast_encoder(tok: Tokenizer, dtype):
         or tok.encode(probes[0]) != tok.encode(probes[1])
         or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words))
     ):
-        return lambda text: np.array(tok.encode(text), dtype=dtype).tobytes()
+        return lambda text: np.array(tok.encode_batch([text])[0], dtype=dtype).tobytes()
     known = {"": b""}
 
     def encode(text):
+        if (
+            "▁" in text
+        ):  # the mark that sentencepiece puts for a space, spelt out: rare, and not a word's alone
+            return np.array(tok.encode(text), dtype=dtype).tobytes()
         words = text.split(" ")
         new = list({w for w in words if w not in known})
         if len(known) > 1_000_000:  # about 150 MB
@@ -146,7 +173,7 @@ def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **ext
     Write the shards of `jobs` into `folder` with a pool of processes, and a meta.json that says what they
     are.
 
-    job   {"name": "data07", "source": (path, start, end), ...}; work(job, tok, dtype, folder, fingerprint) writes the
+    job   {"name": "data07", "source": (path, start, end), ...}; work(job, tok, dtype, folder) writes the
           files of that name and returns {"tokens", "bytes", ...}
     A shard that is there, and was made from the same bytes by the same tokenizer, is not made again.
     """
@@ -154,8 +181,14 @@ def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **ext
     remove_leftovers(folder)
     final, partial = os.path.join(folder, "meta.json"), os.path.join(folder, "meta.partial.json")
     dtype = "uint16" if tok.n_words <= 65536 else "uint32"
-    head = {"corpus": corpus, "tokenizer": relative(tokenizer_path, folder), "tokenizer_fingerprint": tok.fingerprint(),
-            "vocab_size": tok.n_words, "dtype": dtype, **extra}  # fmt: skip
+    head = {
+        "corpus": corpus,
+        "tokenizer": relative(tokenizer_path, folder),
+        "tokenizer_fingerprint": tok.fingerprint(),
+        "vocab_size": tok.n_words,
+        "dtype": dtype,
+        **extra,
+    }
     before = next((read_json(p) for p in (partial, final) if os.path.exists(p)), {})
     done = before.get("shards", {}) if {k: before.get(k) for k in head} == head else {}
     records, skipped = {}, 0
@@ -176,7 +209,7 @@ def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **ext
                 ):  # from here on the folder is a mixture, and must not look finished
                     if before:
                         tqdm.write(
-                            f"{folder} is stale (made from other text or with another tokenizer): doing it again"
+                            f"{folder} is stale, made from other text or by another tokenizer: again"
                         )
                     os.remove(final)
                 records[job["name"]] = record
@@ -211,6 +244,7 @@ def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **ext
 
 def _one_shard(job, work, tokenizer_state, dtype, folder, old):
     """(record, whether it had to be made); runs in a process of the pool."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many threads in each of as many processes: slower
     fingerprint = fingerprint_of(*job["source"])
     size = os.path.getsize(p) if os.path.exists(p := os.path.join(folder, job["name"] + ".bin")) else -1
     if (
@@ -250,7 +284,7 @@ def encode_shard(job, tok, dtype, folder, bos=True, eos=False):
                 print(f"\n{where} has no text under {job['text_key']!r}: left out", file=sys.stderr)
             continue
         count["documents"] += 1
-        count["bytes"] += len(text.encode("utf-8", "replace"))
+        count["bytes"] += len(tok.normalize(text).encode("utf-8"))
         parts += (before, encode(text.strip()), after)
     if not count["documents"]:
         raise ValueError(f"no document in {job['source'][0]}")
@@ -267,7 +301,10 @@ def relative(path, folder):
 
 
 def read_meta(folder, vocab_size=None):
-    """The meta.json of a folder of shards; a folder without is llama2.c's. ValueError if its vocabulary is another."""
+    """
+    The meta.json of a folder of shards; a folder without is llama2.c's. ValueError if its vocabulary is
+    another.
+    """
     if not os.path.isdir(folder):
         raise ValueError(f"no folder of shards at {folder}: run python tinystories.py pretokenize")
     if os.path.exists(os.path.join(folder, "meta.partial.json")):

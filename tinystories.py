@@ -1,11 +1,11 @@
 """
 The data: from stories in JSON to batches of token ids, one verb a stage.
 
-    python tinystories.py download        TinyStories, 1.5 GB, from a hub          -> data/TinyStories_all_data/dataNN.json
-    python tinystories.py download --small       its GPT-4 validation file, 22.5 MB -> the same
-    python tinystories.py synthesize      or, without a network, made-up stories   -> the same
-    python tinystories.py train_vocab     a sentencepiece BPE tokenizer            -> data/tok4096.model
-    python tinystories.py pretokenize     the stories' ids, shard by shard         -> data/tok4096/dataNN.bin, meta.json
+    python tinystories.py download        TinyStories, 1.5 GB, from a hub     -> data/TinyStories_all_data/
+    python tinystories.py download --small       or 22.5 MB of it             -> the same
+    python tinystories.py synthesize      without a network: synthetic ones   -> the same
+    python tinystories.py train_vocab     a sentencepiece BPE tokenizer       -> data/tok4096.model
+    python tinystories.py pretokenize     the stories' ids, shard by shard    -> data/tok4096/
 
 `pretokenize` runs whatever it misses, so it alone is enough. A text of your own:
 
@@ -79,7 +79,9 @@ def download():
 
 
 def unpack(path, folder):
-    """Unpack dataNN.json out of a .tar.gz. tarfile's data filter refuses names that lead out of the folder."""
+    """
+    Unpack dataNN.json out of a .tar.gz. tarfile's data filter refuses names that lead out of the folder.
+    """
     try:
         with (
             tqdm.wrapattr(open(path, "rb"), "read", os.path.getsize(path), desc="unpack") as f,
@@ -154,7 +156,7 @@ def need_stories():
         download()
     except ValueError as error:
         print(
-            f"\n*** {error}\n*** Taking SYNTHETIC stories instead. For the real ones: python tinystories.py download\n"
+            f"\n*** {error}\n*** Taking SYNTHETIC stories instead; for real ones: tinystories.py download\n"
         )
         synthesize()
 
@@ -214,7 +216,10 @@ def own_parts():
 
 
 def need_tokenizer(name):
-    """The tokenizer, trained where there is none, or where ours was trained on other stories than those that lie there now."""
+    """
+    The tokenizer, trained where there is none, or where ours was trained on other stories than those that
+    lie there now.
+    """
     path = own_tokenizer()
     made_from = path.replace(".model", ".json")
     if not tokenizer:
@@ -250,7 +255,10 @@ def pretokenize():
 
 
 def shard_folder(vocab_size, vocab_source, data_dir="data"):
-    """'custom' -> data/tok4096; 'llama2' -> beside the stories, as in llama2.c; any other vocab_source is a folder itself."""
+    """
+    'custom' -> data/tok4096; 'llama2' -> beside the stories, as in llama2.c; any other vocab_source is a
+    folder itself.
+    """
     known = {"custom": f"tok{vocab_size}", "llama2": STORIES}
     return os.path.join(data_dir, known[vocab_source]) if vocab_source in known else vocab_source
 
@@ -266,7 +274,7 @@ class PretokDataset(torch.utils.data.Dataset):
     `len` is one epoch.
 
     split         'train': all shards but the first; 'val' or 'test': the first
-    vocab_source  'custom': data/tok<vocab_size>; 'llama2': the shards beside the stories; or a folder of shards
+    vocab_source  'custom': data/tok<vocab_size>; 'llama2': beside the stories; or a folder of shards
     ValueError where the shards are not what was asked for, or hold ids outside the vocabulary.
     """
 
@@ -324,13 +332,17 @@ class PretokDataset(torch.utils.data.Dataset):
         x = self.ids[shard][start : start + self.max_seq_len + 1].astype(np.int64)
         if x.max() >= self.vocab_size:
             raise ValueError(
-                f"{self.paths[shard]}: id {x.max()} at {start + x.argmax()} is outside the vocabulary of {self.vocab_size}"
+                f"{self.paths[shard]}: id {x.max()} at {start + x.argmax()} is outside the vocabulary "
+                f"of {self.vocab_size}"
             )
         y = np.where(self.masks[shard][start : start + len(x)], x, -1) if self.masked else x
         return np.stack((x, y))
 
     def order(self, epoch):
-        """The order in which an epoch reads the chunks: a permutation, and a function of (seed, epoch) alone."""
+        """
+        The order in which an epoch reads the chunks: a permutation, and a function of (seed, epoch)
+        alone.
+        """
         if epoch not in self._order:
             self._order = {epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self))}
         return self._order[epoch]
@@ -367,8 +379,8 @@ class Task:
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         cuda = str(device).startswith("cuda")
         loader = torch.utils.data.DataLoader(
-            dataset, sampler=dataset.batches(batch_size, start, rank, world_size), batch_size=None, num_workers=num_workers,
-            pin_memory=cuda,
+            dataset, batch_size=None, sampler=dataset.batches(batch_size, start, rank, world_size),
+            num_workers=num_workers, pin_memory=cuda,
         )  # fmt: skip
         for x, y in loader:
             yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)

@@ -6,8 +6,8 @@ or a folder
        that holds tokenizer.json (tokenizer_k/, made by train_tokenizer.py; any model's folder from a hub)
 Writes with --export=True, llama2.c's tokenizer.bin beside the sentencepiece model
 
-    python tokenizer.py --tokenizer=data/tok4096.model --text="Hello, world!"    the pieces and their ids, side by side
-    python tokenizer.py --tokenizer=data/tok4096.model --export=True             data/tok4096.bin, for llama2.c
+    python tokenizer.py --tokenizer=data/tok4096.model --text="Hello, world!"     pieces and ids, side by side
+    python tokenizer.py --tokenizer=data/tok4096.model --export=True       data/tok4096.bin, for llama2.c
 
 A token is a frequent piece of text: a word, a syllable, a letter. A word-level vocabulary would need an
 entry for each word ever written, a character-level one would make sequences long; byte pair encoding
@@ -19,7 +19,9 @@ an encoding.
 import hashlib
 import json
 import os
+import re
 import struct
+from bisect import bisect_left
 
 tokenizer = "data/tok4096.model"  # a sentencepiece .model, or a folder that holds tokenizer.json
 text = "Hello, world!"  # what to show
@@ -34,17 +36,20 @@ class Tokenizer:
     1475, 4021, 2]
 
     n_words   vocabulary size: ids are 0 .. n_words - 1
-    bos_id    begins a text; eos_id ends one (or a turn of a chat); pad_id fills up. -1 where the tokenizer has none
-    files     {name: bytes} of what it was made from. Checkpoints carry it, so that nobody samples with another tokenizer
+    bos_id    begins a text; eos_id ends one, or a turn of a chat; pad_id fills up. -1 where there is none
+    files     {name: bytes} of what it was made from; checkpoints carry it: no other is taken by mistake
     """
 
     def __init__(self, tokenizer_model=None):
-        """tokenizer_model: a path as above; or {"kind": "sentencepiece" | "tokenizers", "files": {name: bytes}}."""
+        """
+        tokenizer_model: a path as above; or {"kind": "sentencepiece" | "tokenizers", "files": {name:
+        bytes}}.
+        """
         if not isinstance(tokenizer_model, dict):
             tokenizer_model = read_files(tokenizer_model or tokenizer)
         self.kind, self.files = tokenizer_model["kind"], tokenizer_model["files"]
         self.name = tokenizer_model.get("name", "the checkpoint's tokenizer")
-        self.template = None
+        self.template = self.compiled = self.marks = None
         if self.kind == "sentencepiece":
             self._open_sentencepiece()
         else:
@@ -75,11 +80,15 @@ class Tokenizer:
         self.template = config.get("chat_template")
         if "chat_template.jinja" in self.files:  # where transformers 5 puts it
             self.template = self.files["chat_template.jinja"].decode("utf-8")
-        self.special_tokens = {
+        self.special_tokens = {  # what the template may call by name
             k: t["content"] if isinstance(t, dict) else t
             for k, t in config.items()
-            if k.endswith("_token") and t and k != "add_bos_token"
+            if k.endswith("_token") and isinstance(t, (str, dict))
         }
+        marks = [t.content for t in self.tk.get_added_tokens_decoder().values() if t.special]
+        self.marks = (
+            re.compile("(?=" + "|".join(map(re.escape, marks)) + ").", re.DOTALL) if marks else None
+        )
 
     def _special(self, token):
         token = token["content"] if isinstance(token, dict) else token
@@ -87,7 +96,10 @@ class Tokenizer:
         return -1 if found is None else found
 
     def encode(self, s: str, bos: bool = False, eos: bool = False) -> list[int]:
-        """A text's ids, with bos_id before and eos_id after them where asked (and where the tokenizer has them)."""
+        """
+        A text's ids, with bos_id before and eos_id after them where asked (and where the tokenizer has
+        them).
+        """
         if self.kind == "sentencepiece":
             ids = self.sp.encode(s)
         else:
@@ -95,7 +107,10 @@ class Tokenizer:
         return [self.bos_id] * (bos and self.bos_id >= 0) + ids + [self.eos_id] * (eos and self.eos_id >= 0)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of many texts, without BOS and EOS; one call into the library, which saves a third of the time."""
+        """
+        The ids of many texts, without BOS and EOS; one call into the library, which saves a third of the
+        time.
+        """
         if self.kind == "sentencepiece":
             return self.sp.encode(texts, num_threads=1)
         return [e.ids for e in self.tk.encode_batch_fast(texts, add_special_tokens=False)]
@@ -106,6 +121,77 @@ class Tokenizer:
         if outside:
             raise ValueError(f"id {outside[0]} is outside the vocabulary of {self.n_words} of {self.name}")
         return self.sp.decode(ids) if self.kind == "sentencepiece" else self.tk.decode(ids)
+
+    def normalize(self, s: str) -> str:
+        """The text that encode(s) stands for: NFKC folds full-width forms ('，' to ',') in what we train."""
+        if self.kind == "sentencepiece" or self.tk.normalizer is None:
+            return s
+        return self.tk.normalizer.normalize_str(s)
+
+    def render(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
+        """
+        A chat, [{"role": "user", "content": "..."}, ...], as the one text that the model reads;
+        add_generation_prompt appends the head of the answer that is to come.
+
+        The template is a program that came with somebody's tokenizer: it runs in Jinja's sandbox, with the
+        settings of transformers' apply_chat_template.
+        """
+        if not self.template:
+            raise ValueError(f"{self.name} has no chat template")
+        try:
+            self.compiled = self.compiled or compile_template(self.template)
+            return self.compiled.render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **self.special_tokens
+            )
+        except Exception as error:  # whatever the program may raise
+            raise ValueError(f"the chat template of {self.name}: {error}") from None
+
+    def encode_chat(self, messages: list[dict], add_generation_prompt: bool = False):
+        """
+        (ids, mask) of a chat: the ids of the rendered whole, and for each of them 1 where a model is to
+        learn it, 0 where it is given. With add_generation_prompt an answer is to come, and all is given.
+
+            <|im_start|> user \n 你好 <|im_end|> \n <|im_start|> assistant \n 你好 ! <|im_end|> \n
+                  0        0   0  0       0      0        0          0       0   1   1      1      0
+
+        Learned are an answer and the token that ends it. Where an answer begins is known from rendering
+        turn by turn: behind the chat so far and the head of an answer. A token that reaches from that head
+        into the answer (an answer of blanks may join the newline before it) is not learned.
+
+        No message can forge a turn: where one spells out a special token, its first letter becomes the
+        full-width one, '＜' for '<'. That is no special token any more, and NFKC, which comes later, folds it
+        back: the model reads the same letters, as text. Messages that spell none are left as they are.
+        """
+        try:
+            messages = [m | {"role": m["role"], "content": self._plain(m["content"])} for m in messages]
+        except (TypeError, KeyError):
+            raise ValueError('a chat is a list of {"role": ..., "content": ...}') from None
+        text = self.render(messages, add_generation_prompt)
+        text.encode("utf-8")  # ValueError for half a surrogate pair, which JSON can spell
+        encoded = self.tk.encode(text, add_special_tokens=False)
+        ids, starts = encoded.ids, [start for start, _ in encoded.offsets]  # in characters of the text
+        mask = [0] * len(ids)
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant" or add_generation_prompt:
+                continue
+            head = self.render(messages[:i], add_generation_prompt=True)
+            until = self.render(messages[: i + 1])
+            if not (text.startswith(until) and until.startswith(head)):
+                raise ValueError(f"the chat template of {self.name} does not render a chat turn by turn")
+            first, behind = bisect_left(starts, len(head)), bisect_left(starts, len(until))
+            while (
+                behind > first and ids[behind - 1] != self.eos_id
+            ):  # what the template writes after the end
+                behind -= 1
+            if behind == first:
+                raise ValueError(f"the chat template of {self.name} ends no answer with its end token")
+            mask[first:behind] = [1] * (behind - first)
+        return ids, mask
+
+    def _plain(self, content: str) -> str:
+        if not self.marks:
+            return content
+        return self.marks.sub(lambda m: chr(ord(m[0]) + 0xFEE0) if "!" <= m[0] <= "~" else " ", content)
 
     def piece(self, i: int) -> str:
         """The piece of one id as the vocabulary spells it ('▁' or 'Ġ' is the space before a word)."""
@@ -131,12 +217,32 @@ def read_files(path):
     elif os.path.exists(path):
         kind, names, paths = "sentencepiece", ["tokenizer.model"], [path]
     else:
-        raise ValueError(f"no tokenizer at {path}: make one with python tinystories.py train_vocab")
+        raise ValueError(
+            f"no tokenizer at {path}: tinystories.py train_vocab or train_tokenizer.py makes one"
+        )
     files = {}
     for name, p in zip(names, paths):
         with open(p, "rb") as f:
             files[name] = f.read()
     return {"kind": kind, "name": path, "files": files}
+
+
+def compile_template(source):
+    """A Jinja template as transformers compiles it, and as sealed off."""
+    import jinja2.sandbox  # comes with torch
+
+    def refuse(message):
+        raise jinja2.TemplateError(message)
+
+    def tojson(value, **options):  # Jinja's own writes < as \u003c, for web pages
+        return json.dumps(value, **{"ensure_ascii": False} | options)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = refuse
+    return environment.from_string(source)
 
 
 def llama2c_bytes(tok: Tokenizer) -> bytes:

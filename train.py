@@ -9,13 +9,14 @@ Writes output/ckpt.pt    the weights that were best on the validation split; wha
 
     python train.py --batch_size=8                     the tutorial's model: 7 million weights, 100,000 steps
     python train.py --eval_only --init_from=output/ckpt.pt    only measure a checkpoint
-    python train.py --init_from=resume                 go on; all knobs are the checkpoint's, but for those given
+    python train.py --init_from=resume                 go on, with the checkpoint's knobs but for those given
     torchrun --standalone --nproc_per_node=8 train.py  on 8 GPUs: the same global batches, shared among them
 
 Ctrl-C ends the run after the step at hand, saves it, and says how to go on. `--help` lists the knobs.
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from tqdm import tqdm
 import model as M
 from configurator import atomic_write, given, need, override, remove_leftovers
 from devices import autocast, device_name, find_device, find_dtype, try_compile
+from plot import draw
 from shards import read_meta
 from tinystories import Task, shard_folder
 from tokenizer import Tokenizer
@@ -119,7 +121,7 @@ elif init_from != "scratch":
 
 if gradient_accumulation_steps % world_size:
     raise ValueError(
-        f"gradient_accumulation_steps={gradient_accumulation_steps} cannot be shared by {world_size} processes"
+        f"gradient_accumulation_steps={gradient_accumulation_steps} does not divide by {world_size} processes"
     )
 accumulation = (
     gradient_accumulation_steps // world_size
@@ -142,7 +144,7 @@ if (
 tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
 if checkpoint and checkpoint["model_args"]["vocab_size"] != vocab_size:
     raise ValueError(
-        f"the model has a vocabulary of {checkpoint['model_args']['vocab_size']}, {folder} one of {vocab_size}"
+        f"the model has {checkpoint['model_args']['vocab_size']} ids, {folder} has {vocab_size}"
     )
 
 tok = None
@@ -157,9 +159,17 @@ if tok and tok.fingerprint() != meta.get("tokenizer_fingerprint", tok.fingerprin
 def batches(split, start=0, order_seed=seed):
     """Endless (x, y) of (batch_size, max_seq_len); see Task.iter_batches."""
     return Task.iter_batches(
-        batch_size, device, num_workers, start, split=split, max_seq_len=max_seq_len, vocab_size=vocab_size,
-        vocab_source=vocab_source, data_dir=data_dir, seed=order_seed,
-    )  # fmt: skip
+        batch_size,
+        device,
+        num_workers,
+        start,
+        split=split,
+        max_seq_len=max_seq_len,
+        vocab_size=vocab_size,
+        vocab_source=vocab_source,
+        data_dir=data_dir,
+        seed=order_seed,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -170,12 +180,9 @@ torch.set_float32_matmul_precision("high")  # TF32 on CUDA
 if checkpoint:
     raw_model = M.build_model(checkpoint, max_seq_len=max_seq_len, dropout=dropout)
 else:
-    shape = dict(
-        dim=dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, multiple_of=multiple_of
-    )
-    raw_model = M.Transformer(
-        M.ModelArgs(vocab_size=vocab_size, max_seq_len=max_seq_len, dropout=dropout, **shape)
-    )
+    shape = {"dim": dim, "n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
+    limits = {"multiple_of": multiple_of, "max_seq_len": max_seq_len, "dropout": dropout}
+    raw_model = M.Transformer(M.ModelArgs(vocab_size=vocab_size, **shape, **limits))
 raw_model.to(device)
 optimizers = raw_model.configure_optimizers(weight_decay, learning_rate, (beta1, beta2), device, optimizer)
 # float16 has no small numbers: the loss is scaled up, so that gradients do not become 0. In any dtype the
@@ -203,8 +210,10 @@ if dist.is_initialized():
         torch.manual_seed(seed + step * world_size + rank)  # each process drops other features
     model = DistributedDataParallel(model, device_ids=[device] if device.startswith("cuda") else None)
 
-say(f"{raw_model.num_params():,} weights; {gradient_accumulation_steps} micro-batches x {batch_size} sequences x "
-    f"{max_seq_len} tokens = {tokens_per_step:,} tokens a step; {device_name(device)}, {dtype}")  # fmt: skip
+say(
+    f"{raw_model.num_params():,} weights; {gradient_accumulation_steps} micro-batches x {batch_size} "
+    f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens a step; {device_name(device)}, {dtype}"
+)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -225,13 +234,14 @@ def get_lr(it):
 
 @torch.no_grad()
 def evaluate():
-    """{"train_loss", "val_loss", "val_bpb"}: means over eval_iters batches of either split, shared among the processes."""
+    """
+    {"train_loss", "val_loss", "val_bpb"}: means over eval_iters batches of either split, shared among the
+    processes.
+    """
     raw_model.eval()
     result = {}
-    for split, order_seed in (
-        ("train", seed + 1 + step),
-        ("val", seed),
-    ):  # val: the same batches at every evaluation
+    # Fresh batches of the training data at every evaluation, the same ones of the validation data.
+    for split, order_seed in (("train", seed + 1 + step), ("val", seed)):
         total = torch.zeros(2, dtype=torch.float64)
         for _, (x, y) in zip(range(rank, eval_iters, world_size), batches(split, order_seed=order_seed)):
             with autocast(device, dtype):
@@ -250,12 +260,21 @@ def evaluate():
 
 
 def save(name):
-    """Write a checkpoint: plain types and tensors, for torch.load(weights_only=True), and all that a resume needs."""
+    """
+    Write a checkpoint: plain types and tensors, for torch.load(weights_only=True), and all that a resume
+    needs.
+    """
     state = {
-        "model": raw_model.state_dict(), "model_args": M.plain_args(raw_model.args), "config": config, "iter_num": step,
-        "best_val_loss": best_val_loss, "optimizer": optimizers[0].state_dict(), "scaler": scaler.state_dict(),
-        "rng": {"torch": torch.get_rng_state()}, "tokenizer": tok.state() if tok else None,
-    }  # fmt: skip
+        "model": raw_model.state_dict(),
+        "model_args": M.plain_args(raw_model.args),
+        "config": config,
+        "iter_num": step,
+        "best_val_loss": best_val_loss,
+        "optimizer": optimizers[0].state_dict(),
+        "scaler": scaler.state_dict(),
+        "rng": {"torch": torch.get_rng_state()},
+        "tokenizer": tok.state() if tok else None,
+    }
     if len(optimizers) > 1:
         state["muon"] = optimizers[1].state_dict()
     if device.startswith("cuda"):
@@ -272,33 +291,14 @@ def log(row):
             wandb.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
 
 
-def draw():
-    """output/loss.png from the log."""
-    with contextlib.suppress(ImportError):
-        import matplotlib
-
-        matplotlib.use("agg")
-        from matplotlib import pyplot as plt
-
-        rows = [json.loads(line) for line in open(log_path, encoding="utf-8")]
-        fig, ax = plt.subplots(figsize=(7, 4))
-        for key, style in (("loss", "-"), ("train_loss", "."), ("val_loss", "o-")):
-            points = [(r["step"], r[key]) for r in rows if key in r]
-            ax.plot(*zip(*points), style, label=key, alpha=0.4 if key == "loss" else 1) if points else None
-        ax.set(xlabel="step", ylabel="loss (nats a token)")
-        ax.legend()
-        fig.savefig(os.path.join(out_dir, "loss.png"), dpi=120, bbox_inches="tight")
-        plt.close(fig)
-
-
 def show_story():
     """What the model writes by now, from nothing but BOS."""
     generator = torch.Generator(device).manual_seed(seed)  # leaves the run's own random numbers alone
     start = torch.tensor([[tok.bos_id if tok.bos_id >= 0 else 0]], device=device)
     raw_model.eval()
     with autocast(device, dtype):
-        ids = raw_model.generate(start, min(120, max_seq_len), 0.8, top_p=0.9, stop_ids={tok.bos_id, tok.eos_id},
-                                 generator=generator)  # fmt: skip
+        stops = {tok.bos_id, tok.eos_id}
+        ids = raw_model.generate(start, min(120, max_seq_len), 0.8, None, 0.9, stops, generator)
     raw_model.train()
     say("    " + tok.decode(ids[0].tolist()).replace("\n", "\n    "))
 
@@ -317,11 +317,10 @@ log_path = os.path.join(out_dir, "log.jsonl")
 if rank == 0:
     os.makedirs(out_dir, exist_ok=True)
     remove_leftovers(out_dir)
-    rows = (
-        open(log_path, encoding="utf-8").read().splitlines()
-        if init_from == "resume" and os.path.exists(log_path)
-        else []
-    )
+    rows = []
+    if init_from == "resume" and os.path.exists(log_path):
+        with open(log_path, encoding="utf-8") as f:
+            rows = f.read().splitlines()
     with atomic_write(log_path) as f:  # what came after the state that we go on from will come again
         f.writelines(row + "\n" for row in rows if row.endswith("}") and json.loads(row)["step"] < step)
     log_file = open(log_path, "a", encoding="utf-8")
@@ -330,23 +329,20 @@ if rank == 0:
         wandb.init(project="tiny-llm", config=config, dir=out_dir)
 
 stopping = []  # the signals that have come
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(
-        number, lambda n, _: (stopping.append(n), signal.signal(n, signal.SIG_DFL))
-    )  # a second one kills
+
+
+def on_signal(number, _):
+    stopping.append(number)
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+
+signal.signal(signal.SIGINT, on_signal)
+signal.signal(signal.SIGTERM, on_signal)
 
 data = batches("train", start=step * accumulation)
 x, y = next(data)
-bad_steps, skipped, last_log, last_time = 0, 0, step, time.time()
-bar = tqdm(
-    total=max_iters,
-    initial=step,
-    desc="train",
-    unit="step",
-    disable=rank > 0,
-    smoothing=0.05,
-    mininterval=0.5,
-)
+stop, bad_steps, skipped, last_log, last_time = False, 0, 0, step, time.time()
+bar = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
 while True:
     began = time.time()
     if step % eval_interval == 0 or step == max_iters:
@@ -359,25 +355,20 @@ while True:
             if step > 0 and (result["val_loss"] < best_val_loss or always_save_checkpoint):
                 best_val_loss = min(best_val_loss, result["val_loss"])
                 save("ckpt.pt")
-            draw()
-    if (
-        rank == 0
-        and not bad_steps
-        and step > 0
-        and (step % save_interval == 0 or step == max_iters or stopping)
-    ):
+            if importlib.util.find_spec("matplotlib"):
+                draw([log_path], os.path.join(out_dir, "loss.png"))
+    leaving = stop or step == max_iters
+    if rank == 0 and not bad_steps and step > 0 and (leaving or step % save_interval == 0):
         save("last.pt")
-    if step == max_iters or stopping:
+    if leaving:
         break
     last_time += time.time() - began  # tokens per second are those of training
 
     # a step: gradients of all micro-batches, clipped, into the optimizer
     lr, loss_sum = get_lr(step), torch.zeros((), device=device)
     for micro_step in range(accumulation):
-        last = micro_step == accumulation - 1
-        with (
-            contextlib.nullcontext() if last or world_size == 1 else model.no_sync()
-        ):  # exchange gradients once a step
+        exchange = world_size == 1 or micro_step == accumulation - 1  # gradients travel once a step
+        with contextlib.nullcontext() if exchange else model.no_sync():
             with autocast(device, dtype):
                 loss = model(x, y)[1] / accumulation
             x, y = next(data)  # read while the device computes
@@ -399,13 +390,12 @@ while True:
         if dist.is_initialized():
             dist.all_reduce(numbers)
         loss, norm = numbers[0].item() / world_size, norm.item()
-        if numbers[1].item() and not stopping:  # another process was told to stop
-            stopping.append(signal.SIGTERM)
+        stop = numbers[1].item() > 0  # all processes or none: the others would wait for one that left alone
         now = time.time()
         tok_per_s = (step + 1 - last_log) * tokens_per_step / (now - last_time)
         last_log, last_time = step + 1, now
-        log({"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tok_per_s": round(tok_per_s),
-             "tokens": (step + 1) * tokens_per_step})  # fmt: skip
+        row = {"step": step, "loss": loss, "lr": lr, "grad_norm": norm}
+        log(row | {"tok_per_s": round(tok_per_s), "tokens": (step + 1) * tokens_per_step})
         mfu = raw_model.estimate_mfu(tok_per_s / world_size, device_name(device), max_seq_len)
         bar.set_postfix_str(
             f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s" + (f", MFU {mfu:.1%}" if mfu else "")
@@ -414,15 +404,15 @@ while True:
             bad_steps = 0
         else:
             skipped += 1
-            bad_steps += dtype != "float16" or not math.isfinite(
-                loss
-            )  # float16's scaler probes for infinities by design
+            # float16's scaler tries how far it can go: infinite gradients are its way of knowing
+            bad_steps += dtype != "float16" or not math.isfinite(loss)
             if bad_steps:
                 say(f"step {step}: loss {loss}, gradient norm {norm}: skipped")
             if bad_steps == 3:
+                batch = step * gradient_accumulation_steps
                 raise ValueError(
-                    f"stopped at step {step}: the loss is {loss} for {bad_steps} steps in a row (micro-batches "
-                    f"{step * gradient_accumulation_steps} on of the data order); the last good state is in {out_dir}/last.pt"
+                    f"stopped at step {step}: the loss is {loss} for {bad_steps} steps in a row (from "
+                    f"micro-batch {batch} of the data order on); the last good state is in {out_dir}/last.pt"
                 )
     step += 1
     bar.update()
@@ -430,7 +420,7 @@ while True:
 bar.close()
 if skipped:
     say(f"{skipped} steps with infinite gradients were skipped")
-if stopping:
+if stop:
     say(f"stopped after {step} steps; to go on: python train.py --init_from=resume --out_dir={out_dir}")
 else:
     say(f"finished: {step} steps, best validation loss {best_val_loss:.4f}, {out_dir}/ckpt.pt")

@@ -1,0 +1,47 @@
+"""
+Loss curves, of one run or of several in comparison.
+
+Reads  log.jsonl (train.py)
+Writes loss.png beside the first
+
+    python plot.py --log=output/log.jsonl
+    python plot.py --log=output_adamw/log.jsonl,output_muon/log.jsonl --out=compare.png
+
+train.py calls draw() at each evaluation, where matplotlib is installed: pip install matplotlib
+"""
+
+import json
+import os
+
+from configurator import need, override
+
+log = "output/log.jsonl"  # a run's log; several with commas between them
+out = ""  # the picture; '' is loss.png beside the first log
+
+
+def draw(paths, out):
+    """The training loss of each step, pale, and the losses of both splits at each evaluation."""
+    need("matplotlib", "a picture of the loss")
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")  # no window
+    fig, ax = plt.subplots(figsize=(7, 4))
+    for color, path in zip(plt.cm.tab10.colors * len(paths), paths):
+        with open(path, encoding="utf-8") as f:
+            rows = [json.loads(line) for line in f]
+        name = os.path.basename(os.path.dirname(os.path.abspath(path)))
+        for key, style, alpha in (("loss", "-", 0.3), ("train_loss", "x", 1), ("val_loss", "o-", 1)):
+            points = [(r["step"], r[key]) for r in rows if key in r]
+            ax.plot(*zip(*points) or ((), ()), style, color=color, alpha=alpha, label=f"{name}: {key}")
+    ax.set(xlabel="step", ylabel="loss (nats a token)")
+    ax.legend(fontsize=8)
+    fig.savefig(out, dpi=120, bbox_inches="tight")
+    plt.close(fig)
+
+
+if __name__ == "__main__":
+    override(globals())
+    paths = log.split(",")
+    out = out or os.path.join(os.path.dirname(paths[0]), "loss.png")
+    draw(paths, out)
+    print(f"wrote {out}")

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The whole course in one command, and its table of contents: every command is printed before it runs.
+#
+#   bash quickstart.sh               synthetic stories (no network but the package index): about 8 minutes on 2 CPU cores
+#   bash quickstart.sh tinystories   the same with the real TinyStories
+#   bash quickstart.sh test          ruff and pytest
+#
+# Run again, it does only what is missing; a training that was interrupted goes on.
+set -euo pipefail
+cd "$(dirname "$0")"
+mode=${1:-synthetic}
+case $mode in synthetic | tinystories | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, tinystories, test)" >&2; exit 2 ;; esac
+
+run() {
+    printf '\n$'; printf ' %s' "${@@Q}"; printf '\n'
+    "$@"
+}
+
+# 1. Python packages, in a virtual environment of their own
+[ -e .venv/bin/python ] || run "${PYTHON:-python3}" -m venv .venv
+. .venv/bin/activate
+wanted=requirements.txt
+[ "$mode" = test ] && wanted="requirements.txt requirements-dev.txt"
+for file in $wanted; do
+    cmp -s "$file" ".venv/$file" || run pip install --quiet --disable-pip-version-check -r "$file"
+    cp "$file" ".venv/$file"
+done
+
+if [ "$mode" = test ]; then
+    run ruff check .
+    run python -m pytest test_all.py --quiet
+    exit
+fi
+
+# 2. A size and a length that fit the machine
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    vocab=4096
+    size=(--dim=288 --n_layers=8 --n_heads=8 --n_kv_heads=4 --batch_size=128 --gradient_accumulation_steps=1)
+    length=(--max_iters=5000 --warmup_iters=100 --eval_interval=1000 --log_interval=10)
+    small=False
+else
+    vocab=2048
+    size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=2 --batch_size=8 --gradient_accumulation_steps=1 --compile=false)
+    length=(--max_iters=1200 --warmup_iters=20 --eval_interval=300 --eval_iters=20 --log_interval=10)
+    small=True
+fi
+recipe=(--optimizer=muon --learning_rate=1e-2 --schedule=linear)
+
+# 3. Stories, a tokenizer, ids
+if [ "$mode" = synthetic ]; then
+    data=data out=output
+    run python tinystories.py synthesize --data_dir=$data
+else
+    data=data_tinystories out=output_tinystories
+    [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py download --small=$small --data_dir=$data
+fi
+[ -e $data/tok$vocab.model ] || run python tinystories.py train_vocab --vocab_size=$vocab --data_dir=$data
+run python tinystories.py pretokenize --vocab_size=$vocab --data_dir=$data
+
+# 4. Training
+if [ -e $out/last.pt ]; then
+    run python train.py --init_from=resume --out_dir=$out
+else
+    run python train.py --vocab_size=$vocab --data_dir=$data --out_dir=$out "${size[@]}" "${length[@]}" "${recipe[@]}"
+fi
+
+# 5. Stories
+run python sample.py --checkpoint=$out/ckpt.pt --prompt="One day, Lily met a Shoggoth"
+run python sample.py --checkpoint=$out/ckpt.pt --prompt="Once upon a time" --num_samples=3
