@@ -40,11 +40,11 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     small=False
 else
     vocab=2048
-    size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=2 --batch_size=8 --gradient_accumulation_steps=1 --compile=false)
-    length=(--max_iters=1200 --warmup_iters=20 --eval_interval=300 --eval_iters=20 --log_interval=10)
+    size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=2 --batch_size=4 --gradient_accumulation_steps=1 --compile=false)
+    length=(--max_iters=2400 --warmup_iters=20 --eval_interval=600 --eval_iters=20 --log_interval=10)
     small=True
 fi
-recipe=(--optimizer=muon --learning_rate=1e-2 --schedule=linear)
+recipe=(--optimizer=muon --learning_rate=7e-3 --schedule=linear)
 
 # 3. Stories, a tokenizer, ids
 if [ "$mode" = synthetic ]; then
