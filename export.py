@@ -177,9 +177,7 @@ def write_llama2c_q80(source, path):
 def write_tokenizer_bin(source, path):
     tok = source.tokenizer
     if not tok or tok.kind != "sentencepiece":
-        print(
-            "no tokenizer.bin: llama2.c reads sentencepiece vocabularies only, and the source holds none"
-        )
+        print("no tokenizer.bin: llama2.c reads sentencepiece vocabularies only, and the source holds none")
         return
     with atomic_write(os.path.join(os.path.dirname(path), "tokenizer.bin"), "wb") as f:
         f.write(llama2c_bytes(tok))

@@ -12,7 +12,13 @@ mode=${1:-synthetic}
 case $mode in synthetic | tinystories | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, tinystories, test)" >&2; exit 2 ;; esac
 
 run() {
-    printf '\n$'; printf ' %s' "${@@Q}"; printf '\n'
+    local word
+    printf '\n$'
+    for word; do
+        [[ $word =~ [^a-zA-Z0-9_./=-] ]] && word=${word@Q} # what a shell would split is quoted
+        printf ' %s' "$word"
+    done
+    printf '\n'
     "$@"
 }
 

@@ -279,8 +279,15 @@ def save(name):
         state["muon"] = optimizers[1].state_dict()
     if device.startswith("cuda"):
         state["rng"]["cuda"] = torch.cuda.get_rng_state(device)
-    with atomic_write(os.path.join(out_dir, name), "wb") as f:
-        torch.save(state, f)
+    path = os.path.join(out_dir, name)
+    with atomic_write(path, "wb") as f:
+        try:
+            torch.save(state, f)
+        except RuntimeError as error:  # how torch.save passes on that the disk is full
+            cause = error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise OSError(cause.errno, cause.strerror, path) from None
 
 
 def log(row):
@@ -350,7 +357,7 @@ while True:
         log({"step": step, **result})
         say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in result.items()))
         if rank == 0:
-            if tok:
+            if tok and math.isfinite(result["val_loss"]):
                 show_story()
             if step > 0 and (result["val_loss"] < best_val_loss or always_save_checkpoint):
                 best_val_loss = min(best_val_loss, result["val_loss"])

@@ -16,8 +16,10 @@ On several GPUs, each with all of the model; on several machines; with the model
 
     torchrun --nproc_per_node=8 train_hf.py
     torchrun --nproc_per_node=8 --nnodes=2 --node_rank=0 --master_addr=HOST --master_port=29500 train_hf.py
-    accelerate launch --use_fsdp --fsdp_version=2 --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP \\
-        --num_processes=8 train_hf.py
+    accelerate launch --num_processes=8 --use_fsdp --fsdp_version=2 \\
+        --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT train_hf.py
+
+The last of these options has whole models written, in place of one part for each GPU.
 
 A step is batch_size x gradient_accumulation_steps x (number of GPUs) blocks. Weights, gradients and AdamW's
 two moments take 16 bytes a weight: 8 GB for Qwen2.5-0.5B.
@@ -94,6 +96,7 @@ args = TrainingArguments(
     num_train_epochs=num_train_epochs, max_steps=max_steps, logging_steps=logging_steps,
     save_steps=save_steps, save_total_limit=save_total_limit, eval_strategy="steps", eval_steps=save_steps,
     bf16=dtype == "bfloat16", fp16=dtype == "float16", use_cpu=found == "cpu", seed=seed, report_to="none",
+    ddp_find_unused_parameters=False,
 )  # fmt: skip
 if not resume and glob.glob(os.path.join(glob.escape(out_dir), "checkpoint-*")):
     raise ValueError(f"{out_dir} holds a run: --resume=True goes on, another --out_dir begins a new one")
@@ -109,9 +112,7 @@ files = sorted(glob.glob(os.path.join(glob.escape(stories), "data*.json")))
 if len(files) < 2:
     raise ValueError(f"{stories} needs two files dataNN.json or more: run python tinystories.py download")
 raw = load_dataset("json", data_files={"train": files[1:], "val": files[:1]})
-raw["val"] = raw["val"].select(
-    range(min(len(raw["val"]), 4 * eval_blocks))
-)  # a block is about two stories
+raw["val"] = raw["val"].select(range(min(len(raw["val"]), 4 * eval_blocks)))  # a block is about two stories
 with args.main_process_first(desc="tokenize"):  # the other processes find its result in the cache
     blocks = raw.map(process_func, batched=True, remove_columns=raw["train"].column_names)
 if not len(blocks["train"]) or not len(blocks["val"]):

@@ -38,9 +38,7 @@ def transformers_files(tok, context):
     config = {f"{k}_token": tok.piece(i) for k, i in ids.items() if i >= 0}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context}
     config["clean_up_tokenization_spaces"] = False
-    config["split_special_tokens"] = (
-        True  # "<s>" in a story is three letters, as for sentencepiece: not BOS
-    )
+    config["split_special_tokens"] = True  # "<s>" in a story is three letters: as here, so there
     config = json.dumps(config, indent=1).encode()
     return {"tokenizer.json": tokenizer_json(tok), "tokenizer_config.json": config}
 
@@ -58,9 +56,7 @@ def tokenizer_json(tok):
     special = [i for i in ids if sp.is_control(i) or sp.is_unknown(i)]
     plain = [i for i in ids if i not in special and not sp.is_unused(i) and not sp.is_byte(i)]
     pieces = [sp.id_to_piece(i) for i in sorted(plain, key=sp.get_score, reverse=True)]
-    merges = [
-        (p[:k], p[k:]) for p in pieces for k in range(1, len(p)) if p[:k] in vocab and p[k:] in vocab
-    ]
+    merges = [(p[:k], p[k:]) for p in pieces for k in range(1, len(p)) if p[:k] in vocab and p[k:] in vocab]
     bpe = models.BPE(vocab, merges, unk_token=sp.id_to_piece(sp.unk_id()), fuse_unk=True,
                      byte_fallback=any(map(sp.is_byte, ids)))  # fmt: skip
     fast = Tokenizer(bpe)

@@ -158,9 +158,7 @@ def read_llama2c(path):
             weights[name] = w.view(empty[name].shape)
         at += 4 * count + (4 * context * (dim // heads) if name == "norm.weight" else 0)
     if at != size:
-        raise ValueError(
-            f"{path} is not whole: its {size} bytes do not fit the model that it begins with"
-        )
+        raise ValueError(f"{path} is not whole: its {size} bytes do not fit the model that it begins with")
     weights.setdefault("output.weight", weights["tok_embeddings.weight"])
     return weights, model_args, None
 
@@ -180,21 +178,15 @@ def read_transformers(folder):
     elif os.path.exists(index):
         files = sorted({os.path.join(folder, name) for name in read_json(index)["weight_map"].values()})
     else:
-        raise ValueError(
-            f"{folder} holds no model.safetensors; transformers' save_pretrained() writes one"
-        )
+        raise ValueError(f"{folder} holds no model.safetensors; transformers' save_pretrained() writes one")
     found = {name: w for path in files for name, w in read_safetensors(path).items()}
 
     table = {hf: ours for ours, hf, _ in names(M.ModelArgs(**model_args))}
     missing = [hf for hf in table if hf not in found]
     # inv_freq is RoPE's table in old files; a tied lm_head is the embedding once more
-    surplus = [
-        hf for hf in found.keys() - table.keys() if not hf.endswith(("inv_freq", "lm_head.weight"))
-    ]
+    surplus = [hf for hf in found.keys() - table.keys() if not hf.endswith(("inv_freq", "lm_head.weight"))]
     if missing or surplus:
-        what = (
-            f"lacks {missing[0]}" if missing else f"has {min(surplus)}, for which model.py has no place"
-        )
+        what = f"lacks {missing[0]}" if missing else f"has {min(surplus)}, for which model.py has no place"
         raise ValueError(f"{folder} {what}")
     weights = {ours: found[hf] for hf, ours in table.items()}
     weights.setdefault("output.weight", weights["tok_embeddings.weight"])
