@@ -29,7 +29,10 @@ def find_dtype(name: str, device: str) -> str:
     """The dtype asked for, or float32 where the device has no fast arithmetic for it."""
     kind = device.split(":")[0]
     if name == "bfloat16":
-        fast = {"cuda": torch.cuda.is_bf16_supported, "cpu": cpu_has_bf16}.get(kind, lambda: True)()
+        fast = {
+            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+            "cpu": cpu_has_bf16,
+        }.get(kind, lambda: True)()
     else:
         fast = name == "float32" or kind != "cpu"
     return name if fast else "float32"

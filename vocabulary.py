@@ -38,7 +38,7 @@ def transformers_files(tok, context):
     config = {f"{k}_token": tok.piece(i) for k, i in ids.items() if i >= 0}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context}
     config["clean_up_tokenization_spaces"] = False
-    config["split_special_tokens"] = True  # "<s>" in a story is three letters: as here, so there
+    config["split_special_tokens"] = True  # "<s>" in a text is three letters, not BOS
     config = json.dumps(config, indent=1).encode()
     return {"tokenizer.json": tokenizer_json(tok), "tokenizer_config.json": config}
 
