@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole course in one command, and its table of contents: every command is printed before it runs.
 #
-#   bash quickstart.sh               synthetic stories (no network but the package index): about 8 minutes on 2 CPU cores
+#   bash quickstart.sh               synthetic stories (no network but the package index): about 10 minutes on 2 CPU cores
 #   bash quickstart.sh tinystories   the same with the real TinyStories
 #   bash quickstart.sh test          ruff and pytest
 #

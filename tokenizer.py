@@ -107,10 +107,7 @@ class Tokenizer:
         return [self.bos_id] * (bos and self.bos_id >= 0) + ids + [self.eos_id] * (eos and self.eos_id >= 0)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """
-        The ids of many texts, without BOS and EOS; one call into the library, which saves a third of the
-        time.
-        """
+        """The ids of many texts, without BOS and EOS, by one call into the library."""
         if self.kind == "sentencepiece":
             return self.sp.encode(texts, num_threads=1)
         return [e.ids for e in self.tk.encode_batch_fast(texts, add_special_tokens=False)]
