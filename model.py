@@ -1,8 +1,7 @@
 """
 The model: a decoder-only transformer in the shape of LLaMA 2 (Touvron et al. 2023, arXiv:2307.09288).
 
-    tokens (B, T) -> tok_embeddings (B, T, C) -> n_layers x TransformerBlock -> norm -> output -> logits
-    (B, T, V)
+    tokens (B, T) -> tok_embeddings (B, T, C) -> n_layers x TransformerBlock -> norm -> output (B, T, V)
 
     TransformerBlock:  x = x + attention(attention_norm(x))    each position looks at those before it
                        x = x + feed_forward(ffn_norm(x))       each position thinks for itself
@@ -34,21 +33,14 @@ PEAK_BF16_FLOPS = (
 
 @dataclass
 class ModelArgs:
-    """
-    A model's shape. The defaults are those of the LLaMA 2 paper's 7B; ValueError where the numbers do not
-    fit.
-    """
+    """A model's shape, by default that of LLaMA 2's 7B; ValueError where the numbers do not fit together."""
 
     dim: int = 4096
     n_layers: int = 32
     n_heads: int = 32
-    n_kv_heads: int | None = (
-        None  # key/value heads, shared by n_heads / n_kv_heads query heads each; None: n_heads
-    )
+    n_kv_heads: int | None = None  # key/value heads, each shared by n_heads / n_kv_heads query heads; n_heads
     vocab_size: int = 32000
-    hidden_dim: int | None = (
-        None  # of the feed-forward layer; None: two thirds of 4 dim, rounded up to multiple_of
-    )
+    hidden_dim: int | None = None  # feed-forward width; two thirds of 4 dim, rounded up to multiple_of
     multiple_of: int = 256
     norm_eps: float = 1e-5
     max_seq_len: int = 2048  # T at most; costs no weights
@@ -63,12 +55,8 @@ class ModelArgs:
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} does not divide n_heads={self.n_heads}")
         if self.dim // self.n_heads % 2:
-            raise ValueError(
-                f"dim / n_heads = {self.dim // self.n_heads} is odd: RoPE turns pairs of features"
-            )
-        if (
-            not self.hidden_dim
-        ):  # three matrices instead of two: 2/3 keeps the number of weights (Shazeer 2020)
+            raise ValueError(f"dim / n_heads = {self.dim}/{self.n_heads} is odd: RoPE turns pairs")
+        if not self.hidden_dim:  # three matrices instead of two: 2/3 keeps the number of weights
             self.hidden_dim = math.ceil(8 * self.dim / 3 / self.multiple_of) * self.multiple_of
 
 
@@ -139,16 +127,12 @@ class Attention(nn.Module):
         knows of no other offset.
         """
         B, T, _ = x.shape
-        q = apply_rope(self.wq(x).view(B, T, self.n_heads, self.head_dim), cos, sin).transpose(
-            1, 2
-        )  # (B, H, T, D)
-        k = apply_rope(self.wk(x).view(B, T, self.n_kv_heads, self.head_dim), cos, sin).transpose(
-            1, 2
-        )  # (B, K, T, D)
+        q = self.wq(x).view(B, T, self.n_heads, self.head_dim)
+        k = self.wk(x).view(B, T, self.n_kv_heads, self.head_dim)
         v = self.wv(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, D)
-        if (
-            cache is not None
-        ):  # what earlier positions computed stays as it was: nothing before them has changed
+        q = apply_rope(q, cos, sin).transpose(1, 2)  # (B, H, T, D)
+        k = apply_rope(k, cos, sin).transpose(1, 2)  # (B, K, T, D)
+        if cache is not None:  # nothing before the earlier positions has changed: what they computed stays
             cache[0, :, :, start : start + T], cache[1, :, :, start : start + T] = k, v
             k, v = cache[:, :, :, : start + T]
         k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # (B, H, T, D)
@@ -212,10 +196,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * args.n_layers) if last else 0.02)
 
     def hidden(self, tokens, cache=None, start=0):
-        """
-        tokens (B, T) at positions start .. start + T - 1 -> (B, T, C), normalised, ready for the output
-        projection.
-        """
+        """tokens (B, T) at positions start .. start + T - 1 -> (B, T, C), ready for the output projection."""
         T = tokens.shape[1]
         if start + T > self.args.max_seq_len:
             raise ValueError(f"{start + T} positions, but max_seq_len is {self.args.max_seq_len}")
@@ -247,16 +228,10 @@ class Transformer(nn.Module):
         """
         blocks = {id(p) for p in self.layers.parameters() if p.dim() == 2 and kind == "muon"}
         matrices = [p for p in self.parameters() if p.dim() == 2 and id(p) not in blocks]
-        gains = [
-            p for p in self.parameters() if p.dim() < 2
-        ]  # decaying RMSNorm's gains to 0 would silence a layer
-        groups = [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": gains, "weight_decay": 0.0},
-        ]
-        optimizers = [
-            torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device.startswith("cuda"))
-        ]
+        gains = [p for p in self.parameters() if p.dim() < 2]  # decayed to 0, RMSNorm's would silence a layer
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": gains, "weight_decay": 0.0}]
+        adamw = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device.startswith("cuda"))
+        optimizers = [adamw]
         if blocks:
             matrices = [p for p in self.parameters() if id(p) in blocks]
             optimizers.append(Muon(matrices, learning_rate, weight_decay))
@@ -272,9 +247,8 @@ class Transformer(nn.Module):
         if peak is None:
             return None
         a, T = self.args, seq_len or self.args.max_seq_len
-        weights = self.num_params() - (
-            0 if a.tie_embeddings else self.tok_embeddings.weight.numel()
-        )  # a look-up is free
+        looked_up = 0 if a.tie_embeddings else self.tok_embeddings.weight.numel()  # costs no products
+        weights = self.num_params() - looked_up
         return (6 * weights + 12 * a.n_layers * a.dim * T) * tokens_per_second / peak
 
     @torch.inference_mode()
@@ -295,29 +269,17 @@ class Transformer(nn.Module):
         if idx.shape[1] == 0:
             raise ValueError("there is no token to go on from: begin with BOS")
         idx = idx[:, -a.max_seq_len :]
-        weight = self.layers[0].attention.wk.weight
-        dtype = (
-            torch.get_autocast_dtype(idx.device.type)
-            if torch.is_autocast_enabled(idx.device.type)
-            else weight.dtype
-        )
-        shape = (
-            a.n_layers,
-            2,
-            len(idx),
-            a.n_kv_heads,
-            a.max_seq_len,
-            a.dim // a.n_heads,
-        )  # (L, 2, B, K, T, D)
-        cache, start = torch.zeros(shape, dtype=dtype, device=idx.device), 0
+        kind, dtype = idx.device.type, self.layers[0].attention.wk.weight.dtype
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        shape = (a.n_layers, 2, len(idx), a.n_kv_heads, a.max_seq_len, a.dim // a.n_heads)
+        cache, start = torch.zeros(shape, dtype=dtype, device=idx.device), 0  # (L, 2, B, K, T, D)
         stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=idx.device)
         done = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
         for _ in range(max_new_tokens):
             if idx.shape[1] > a.max_seq_len:
                 idx, start = idx[:, -(a.max_seq_len + 1) // 2 :], 0
-            last = self.hidden(idx[:, start:], cache, start)[
-                :, -1
-            ]  # (B, C): all that is new, then the last position
+            last = self.hidden(idx[:, start:], cache, start)[:, -1]  # (B, C): of what is new, the last
             start = idx.shape[1]
             new = pick(self.output(last), temperature, top_k, top_p, generator)  # (B,)
             new = torch.where(done, idx[:, -1], new)
@@ -383,9 +345,8 @@ def build_model(checkpoint: dict, **changes) -> Transformer:
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["model"].items()}
     model_args = dict(checkpoint["model_args"])
     if "tie_embeddings" not in model_args and "output.weight" in weights:
-        model_args["tie_embeddings"] = torch.equal(
-            weights["output.weight"], weights["tok_embeddings.weight"]
-        )
+        tied = torch.equal(weights["output.weight"], weights["tok_embeddings.weight"])
+        model_args["tie_embeddings"] = tied
     try:
         model = Transformer(ModelArgs(**model_args | changes))
     except TypeError as error:
@@ -399,12 +360,6 @@ def build_model(checkpoint: dict, **changes) -> Transformer:
 
 
 def plain_args(args: ModelArgs) -> dict:
-    """
-    model_args for a checkpoint. What llama2.c does not know is left out where it is as llama2.c takes it
-    to be.
-    """
-    return {
-        k: v
-        for k, v in asdict(args).items()
-        if (k, v) not in (("rope_theta", 10000.0), ("tie_embeddings", True))
-    }
+    """model_args for a checkpoint; those that llama2.c does not know only where they say something new."""
+    unsaid = (("rope_theta", 10000.0), ("tie_embeddings", True))
+    return {k: v for k, v in asdict(args).items() if (k, v) not in unsaid}

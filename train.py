@@ -45,16 +45,12 @@ save_interval = 500  # steps between two states of last.pt
 eval_iters = 100  # batches of each split that an evaluation averages over
 eval_only = False  # evaluate once and stop
 always_save_checkpoint = False  # write ckpt.pt at every evaluation, not only at the best
-init_from = (
-    "scratch"  # scratch | resume | PATH: random weights; the run in out_dir; the weights of a checkpoint
-)
+init_from = "scratch"  # scratch | resume | PATH: random weights, the run in out_dir, a checkpoint's weights
 wandb_log = False  # also send the log to Weights & Biases
 # data
 batch_size = 8  # sequences in a micro-batch
 max_seq_len = 256  # tokens in a sequence
-vocab_source = (
-    "custom"  # llama2 | custom | PATH: shards beside the stories, in data/tok<vocab_size>, or in a folder
-)
+vocab_source = "custom"  # llama2 | custom | PATH: data/tok0, data/tok<vocab_size>, or a folder of shards
 vocab_size = 4096  # which tokenizer's shards; of a folder, what its meta.json says
 data_dir = "data"  # where they lie
 # model
@@ -106,12 +102,11 @@ if "RANK" in os.environ:  # torchrun
 
 checkpoint = None
 if init_from == "resume":
-    found = [
-        p for p in (os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")) if os.path.exists(p)
-    ]
+    paths = [os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")]
+    found = [path for path in paths if os.path.exists(path)]
     if not found:
         raise ValueError(f"nothing to resume in {out_dir}: neither last.pt nor ckpt.pt")
-    checkpoint = max((M.load_checkpoint(p) for p in found), key=lambda c: c["iter_num"])
+    checkpoint = max(map(M.load_checkpoint, found), key=lambda c: c["iter_num"])
     kept = {k: v for k, v in checkpoint.get("config", {}).items() if k in config and k not in given}
     kept = {k: v for k, v in kept.items() if k not in ("init_from", "out_dir", "device", "eval_only")}
     globals().update(kept)
@@ -123,12 +118,10 @@ if gradient_accumulation_steps % world_size:
     raise ValueError(
         f"gradient_accumulation_steps={gradient_accumulation_steps} does not divide by {world_size} processes"
     )
-accumulation = (
-    gradient_accumulation_steps // world_size
-)  # this process's share, so that the global batch stays
-found, dtype = dtype, find_dtype(dtype, device)
-if found != dtype:
-    say(f"{found} is slow on this {device}: taking {dtype}")
+accumulation = gradient_accumulation_steps // world_size  # a process's share: the global batch stays
+wanted, dtype = dtype, find_dtype(dtype, device)
+if wanted != dtype:
+    say(f"{wanted} is slow on this {device}: taking {dtype}")
 
 # --------------------------------------------------------------------------------------------------------
 # data
@@ -136,9 +129,7 @@ if found != dtype:
 folder = shard_folder(vocab_size, vocab_source, data_dir)
 meta = read_meta(folder, vocab_size if vocab_source == "custom" or "vocab_size" in given else None)
 config["vocab_size"] = vocab_size = meta.get("vocab_size", vocab_size)
-if (
-    "max_seq_len" not in given
-):  # rows for fine-tuning have their length; a checkpoint's model has its context
+if "max_seq_len" not in given:  # rows for fine-tuning have their length, a checkpoint's model its context
     known = checkpoint["model_args"].get("max_seq_len") if checkpoint else None
     config["max_seq_len"] = max_seq_len = meta.get("row_len") or known or max_seq_len
 tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
@@ -158,18 +149,9 @@ if tok and tok.fingerprint() != meta.get("tokenizer_fingerprint", tok.fingerprin
 
 def batches(split, start=0, order_seed=seed):
     """Endless (x, y) of (batch_size, max_seq_len); see Task.iter_batches."""
-    return Task.iter_batches(
-        batch_size,
-        device,
-        num_workers,
-        start,
-        split=split,
-        max_seq_len=max_seq_len,
-        vocab_size=vocab_size,
-        vocab_source=vocab_source,
-        data_dir=data_dir,
-        seed=order_seed,
-    )
+    source = {"vocab_size": vocab_size, "vocab_source": vocab_source, "data_dir": data_dir}
+    what = {"split": split, "max_seq_len": max_seq_len, "seed": order_seed}
+    return Task.iter_batches(batch_size, device, num_workers, start, **what, **source)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -234,10 +216,7 @@ def get_lr(it):
 
 @torch.no_grad()
 def evaluate():
-    """
-    {"train_loss", "val_loss", "val_bpb"}: means over eval_iters batches of either split, shared among the
-    processes.
-    """
+    """{"train_loss", "val_loss", "val_bpb"}: means over eval_iters batches, shared among the processes."""
     raw_model.eval()
     result = {}
     # Fresh batches of the training data at every evaluation, the same ones of the validation data.
@@ -260,10 +239,7 @@ def evaluate():
 
 
 def save(name):
-    """
-    Write a checkpoint: plain types and tensors, for torch.load(weights_only=True), and all that a resume
-    needs.
-    """
+    """Write a checkpoint: all that a resume needs, as plain types and tensors (torch.load's weights_only)."""
     state = {
         "model": raw_model.state_dict(),
         "model_args": M.plain_args(raw_model.args),
