@@ -30,9 +30,7 @@ import sys
 import tokenize
 import traceback
 
-given = (
-    set()
-)  # the knobs that the command line has set: a script may take what it was not told from elsewhere
+given = set()  # the knobs that the command line has set: what was not, a script may take from elsewhere
 
 
 def override(scope, verbs=(), argv=None):
@@ -46,10 +44,7 @@ def override(scope, verbs=(), argv=None):
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     sys.excepthook = one_line_errors
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # stories hold characters that a terminal set to ASCII cannot print
+    for stream in (sys.stdout, sys.stderr):  # a terminal set to ASCII cannot print every story
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     knobs = {
@@ -63,9 +58,8 @@ def override(scope, verbs=(), argv=None):
     config = {}
     if verbs:
         if not argv or argv[0] not in verbs:
-            refuse(
-                f"the first word must be one of: {' '.join(verbs)}{nearest(argv[0], verbs) if argv else ''}"
-            )
+            hint = nearest(argv[0], verbs) if argv else ""
+            refuse(f"the first word must be one of: {' '.join(verbs)}{hint}")
         config["verb"] = argv.pop(0)
     while argv:
         word = argv.pop(0)
@@ -114,10 +108,7 @@ def parse(key, text, default, comment):
 
 
 def legal_values(comment):
-    """
-    The words joined by " | " at a comment's beginning: 'float32 | float16: ...' -> ['float32',
-    'float16'].
-    """
+    """The words joined by " | " at a comment's beginning: 'a | PATH: ...' -> ['a', 'PATH']."""
     found = re.match(r"\S+?(?: \| \S+?)+(?=[:,;]? |[:,;]?$)", comment)
     return found.group().split(" | ") if found else []
 

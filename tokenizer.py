@@ -74,9 +74,8 @@ class Tokenizer:
         except Exception as error:  # the Rust library raises bare Exceptions
             raise ValueError(f"{self.name}: not a tokenizer ({error})") from None
         self.n_words = self.tk.get_vocab_size(with_added_tokens=True)
-        self.bos_id, self.eos_id, self.pad_id = (
-            self._special(config.get(k)) for k in ("bos_token", "eos_token", "pad_token")
-        )
+        ids = [self._special(config.get(k)) for k in ("bos_token", "eos_token", "pad_token")]
+        self.bos_id, self.eos_id, self.pad_id = ids
         self.template = config.get("chat_template")
         if "chat_template.jinja" in self.files:  # where transformers 5 puts it
             self.template = self.files["chat_template.jinja"].decode("utf-8")
@@ -86,9 +85,8 @@ class Tokenizer:
             if k.endswith("_token") and isinstance(t, (str, dict))
         }
         marks = [t.content for t in self.tk.get_added_tokens_decoder().values() if t.special]
-        self.marks = (
-            re.compile("(?=" + "|".join(map(re.escape, marks)) + ").", re.DOTALL) if marks else None
-        )
+        any_mark = "(?=" + "|".join(map(re.escape, marks)) + ")."
+        self.marks = re.compile(any_mark, re.DOTALL) if marks else None
 
     def _special(self, token):
         token = token["content"] if isinstance(token, dict) else token
@@ -96,10 +94,7 @@ class Tokenizer:
         return -1 if found is None else found
 
     def encode(self, s: str, bos: bool = False, eos: bool = False) -> list[int]:
-        """
-        A text's ids, with bos_id before and eos_id after them where asked (and where the tokenizer has
-        them).
-        """
+        """A text's ids, with bos_id before and eos_id after them where asked (and where there are such)."""
         if self.kind == "sentencepiece":
             ids = self.sp.encode(s)
         else:
