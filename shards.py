@@ -25,6 +25,7 @@ from configurator import atomic_write, remove_leftovers
 from tokenizer import Tokenizer
 
 END = "<|endoftext|>"  # stands between the documents of a .txt
+MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
 
 
 def write_json(path, value):
@@ -293,9 +294,9 @@ def read_meta(folder, vocab_size=None):
     another.
     """
     if not os.path.isdir(folder):
-        raise ValueError(f"no folder of shards at {folder}: run python tinystories.py pretokenize")
+        raise ValueError(f"no folder of shards at {folder}: pretokenize first ({MAKERS})")
     if os.path.exists(os.path.join(folder, "meta.partial.json")):
-        raise ValueError(f"{folder} is unfinished: run python tinystories.py pretokenize again")
+        raise ValueError(f"{folder} is unfinished: pretokenize once more ({MAKERS})")
     path = os.path.join(folder, "meta.json")
     if not os.path.exists(path):
         if glob.glob(os.path.join(glob.escape(folder), "*.bin")):

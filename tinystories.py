@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import synthesize_stories
 from configurator import atomic_write, override
-from shards import END, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
+from shards import END, MAKERS, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
 from tokenizer import Tokenizer
 
 data_dir = "data"  # where all of it lies
@@ -271,7 +271,7 @@ class PretokDataset(torch.utils.data.Dataset):
         paths = sorted(glob.glob(os.path.join(glob.escape(self.folder), "*.bin")))
         self.paths = paths[1:] if split == "train" else paths[:1]
         if not self.paths:
-            raise ValueError(f"no shards for {split} in {self.folder}: run python tinystories.py pretokenize")
+            raise ValueError(f"no shards for {split} in {self.folder}: pretokenize first ({MAKERS})")
         row = self.meta.get("row_len")
         self.masked = row is not None  # shards for fine-tuning
         if self.masked and row != max_seq_len:
