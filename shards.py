@@ -149,8 +149,9 @@ def cut(path, parts):
         if mark not in f.read(1 << 20):
             mark = b"\n"
         for i in range(1, parts):
-            f.seek(size * i // parts)
-            bounds.append(f.tell() + _bytes_to(f, mark))
+            if (at := size * i // parts) >= bounds[-1]:  # no very long line is read twice
+                f.seek(at)
+                bounds.append(at + _bytes_to(f, mark))
     bounds.append(size)
     return [(a, b) for a, b in zip(bounds, bounds[1:]) if a < b]
 
