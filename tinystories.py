@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import synthesize_stories
 from configurator import atomic_write, end_with_parent, fetch, override
-from shards import MAKERS, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
+from shards import END, MAKERS, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
 from tokenizer import Tokenizer
 
 data_dir = "data"  # where all of it lies
@@ -231,6 +231,8 @@ def pretokenize():
         if not vocab_source:
             raise ValueError("--input needs --vocab_source=FOLDER, where the shards shall go")
         name, parts = input, [(input, a, b) for a, b in cut(input, own_parts())]
+        if len(parts) < 2:
+            raise ValueError(f"{input} is one line: put {END} between its documents, some of which validate")
     else:
         need_stories()
         name, parts = corpus_name(), [(path, 0, None) for path in story_files()]
@@ -356,8 +358,11 @@ class Task:
             dataset, batch_size=None, sampler=dataset.batches(batch_size, start, rank, world_size),
             num_workers=num_workers, pin_memory=cuda,
         )  # fmt: skip
-        for x, y in loader:
-            yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)
+        try:
+            for x, y in loader:
+                yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)
+        except ValueError as error:  # from a worker process it comes with its traceback in the text
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ Writes output/ckpt.pt    the weights that were best on the validation split; wha
              train.py                                  on each of 2 machines; HOST is one of them
 
 Ctrl-C (or SIGTERM) ends the run after the step or evaluation at hand, saves it, and says how to go on; so
-does one sent to torchrun. `--help` lists the knobs. What is promised:
+does one sent to torchrun, which allows 30 seconds for it. `--help` lists the knobs. What is promised:
 - A run stopped at any moment, by `kill -9` or a power cut too, goes on from its last saved step and ends with
   the weights, bit by bit, and the log of an undisturbed one: on a CPU, in float32, with one process and one
   number of threads. On a GPU, or with another number of processes, it is the same run within rounding.
@@ -194,6 +194,8 @@ step, best_val_loss = 0, math.inf
 if init_from == "resume":
     step, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
     states = [checkpoint["optimizer"], checkpoint.get("muon")]
+    if (states[1] is None) != (len(optimizers) == 1):
+        raise ValueError(f"{newest} is of a run with another optimizer than {optimizer}")
     for o, state in zip(optimizers, states):
         o.load_state_dict(state)
     scaler.load_state_dict(checkpoint.get("scaler", {}) or scaler.state_dict())
