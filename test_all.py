@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from types import SimpleNamespace
 
@@ -1691,3 +1692,213 @@ def test_optional_packages_are_asked_for_by_name(tok, tmp_path, script, package)
     env = os.environ | {"PYTHONPATH": str(hide)}
     said = run(script, *(knobs if script == "export.py" else ()), ok=False, env=env)[1]
     assert len(said.splitlines()) == 1 and f"pip install {package}" in said
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: many processes, and processes that die
+
+ALONE = {"OMP_NUM_THREADS": "1"}  # several processes at once: a thread each, or they wait for one another
+TWENTY = (*SMALL, "--batch_size=2", "--gradient_accumulation_steps=4", "--max_iters=20", "--eval_interval=10", "--save_interval=5",
+          "--dropout=0.1")  # fmt: skip
+SIDES = {"tok_per_s", "tokens"}  # of a row of the log: what a run may differ in, or what cannot
+
+
+@pytest.fixture(scope="session")
+def twenty(data, tmp_path_factory):
+    """output/ of 20 steps, with dropout, by one process."""
+    out = str(tmp_path_factory.mktemp("twenty") / "output")
+    run("train.py", *TWENTY, f"--data_dir={data}", f"--out_dir={out}", env=os.environ | ALONE)
+    return out
+
+
+def torchrun(processes, *args):
+    """Start train.py as several processes of this machine; returns torchrun's process."""
+    own = [a for a in args if a.startswith("--max_restarts")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *own, "train.py",
+         *(a for a in args if a not in own)],
+        cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | ALONE,
+    )  # fmt: skip
+
+
+def ranks(parent):
+    """{rank: process id} of the processes that torchrun has started and that live."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            status, environ = (read_bytes(f"/proc/{pid}/{name}") for name in ("status", "environ"))
+        except OSError:  # it has ended
+            continue
+        rank = re.search(rb"(?:^|\0)RANK=(\d+)", environ)
+        if rank and f"\nPPid:\t{parent}\n".encode() in status and b"\nState:\tZ" not in status:
+            found[int(rank[1])] = int(pid)
+    return found
+
+
+def wait_for(happens, process, seconds=60):
+    until = time.time() + seconds
+    while not happens():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < until, "it did not come to this"
+        time.sleep(0.002)
+
+
+def logged(out, step):
+    """Whether the training row of a step is in the log, as the text of a file that is being written."""
+    try:
+        with open(os.path.join(out, "log.jsonl"), encoding="utf-8") as f:
+            return f'"step": {step}, "loss"' in f.read()
+    except FileNotFoundError:
+        return False
+
+
+def assert_same_run(out, other, tolerance):
+    """Every step and evaluation once, in order, with the numbers of the other run."""
+    rows, want = (read_rows(os.path.join(o, "log.jsonl")) for o in (out, other))
+    assert [(r["step"], r.keys()) for r in rows] == [(r["step"], r.keys()) for r in want]
+    for row, other_row in zip(rows, want):
+        for key in row.keys() - SIDES:
+            room = tolerance * (10 if key == "grad_norm" else 1)  # a root of a sum over all weights
+            assert abs(row[key] - other_row[key]) <= room, (row, other_row)
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes by /proc, which Linux has")
+
+
+def test_four_processes_train_as_one_does(data, twenty, tmp_path):
+    process = torchrun(4, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}/out")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert said.count("finished: 20 steps") == 1  # only the first process speaks
+    assert_same_run(tmp_path / "out", twenty, 1e-5)
+
+
+@needs_proc
+def test_torchrun_starts_a_run_again_that_goes_on_by_itself(data, twenty, trained, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(os.path.join(trained, "last.pt"), out)  # an older run's, at step 40: not to be gone on from
+    process = torchrun(2, "--max_restarts=3", *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
+    wait_for(lambda: logged(out, 1), process)
+    os.kill(ranks(process.pid)[1], signal.SIGKILL)  # before anything is saved
+    wait_for(lambda: not logged(out, 1), process)
+    wait_for(lambda: logged(out, 7), process)
+    os.kill(ranks(process.pid)[0], signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert re.findall(r"going on with step \d+", said) in (["going on with step 5"], ["going on with step 10"])
+    assert_same_run(out, twenty, 1e-5)
+
+
+@needs_proc
+def test_a_rank_that_dies_ends_all_and_another_number_goes_on(data, twenty, tmp_path):
+    out = tmp_path / "out"
+    process = torchrun(2, *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
+    wait_for(lambda: logged(out, 6), process)
+    began, pids = time.time(), ranks(process.pid)
+    os.kill(pids[1], signal.SIGKILL)
+    said = process.communicate(timeout=60)[0]
+    assert time.time() - began < 60 and process.returncode != 0 and "SIGKILL" in said
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
+    run("train.py", "--init_from=resume", f"--out_dir={out}", "--device=cpu", env=os.environ | ALONE)
+    assert_same_run(out, twenty, 1e-5)
+    got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True)["model"] for o in (out, twenty))
+    assert all(torch.allclose(got[k], w, atol=1e-5) for k, w in want.items())
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: the torture, python test_all.py --torture=50
+
+torture = 0  # how often to kill a small run at a random moment, by SIGKILL mostly; each time it is resumed
+MOMENTS = ("step", "step", "step", "evaluation", "evaluation", "save", "save", "save", "start")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+
+
+def tortured(kills, folder, data, max_iters=120, moments=MOMENTS, seed=0):
+    """
+    Kill a small run `kills` times, at moments drawn from `moments`, and resume it; where it ends before that, begin
+    another. AssertionError where one ends with other weights, optimizer state or log than an undisturbed run.
+    Returns what was hit: {(moment, signal): count}.
+    """
+    knobs = [*SMALL, "--dim=128", "--n_layers=4", "--dropout=0.1", f"--max_iters={max_iters}", f"--data_dir={data}",
+             "--eval_interval=10", "--save_interval=4"]  # fmt: skip
+    rng, hits, env, undisturbed = random.Random(seed), [], os.environ | ALONE, os.path.join(folder, "undisturbed")
+    run("train.py", *knobs, f"--out_dir={undisturbed}", env=env)
+    while len(hits) < kills:
+        out, said = tempfile.mkdtemp(dir=folder), ""
+        while "finished" not in said:
+            resume = any(os.path.exists(os.path.join(out, name)) for name in ("last.pt", "ckpt.pt"))
+            args = ("--init_from=resume", "--device=cpu") if resume else knobs
+            process = subprocess.Popen([sys.executable, "train.py", *args, f"--out_dir={out}"], cwd=HERE, env=env,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+            number = rng.choice(SIGNALS)
+            hit = kill_at(rng.choice(moments), process, number, out, rng) if len(hits) < kills else None
+            said = process.communicate(timeout=300)[0]
+            if hit:
+                hits.append((hit, number.name))
+                print(f"kill {len(hits)}: {number.name}, {hit}; {len(log_lines(out))} lines in the log", flush=True)
+            assert process.returncode in (0, -number) or hit and "interrupted" in said, said
+        assert_same_run(out, undisturbed, 0)
+        got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True) for o in (out, undisturbed))
+        assert all(torch.equal(got["model"][k], w) for k, w in want["model"].items()), out
+        for i, state in want["optimizer"]["state"].items():
+            assert all(torch.equal(got["optimizer"]["state"][i][k], v) for k, v in state.items()), out
+        assert got["best_val_loss"] == want["best_val_loss"] and not [p for p in os.listdir(out) if p.endswith(".tmp")]
+    return {hit: hits.count(hit) for hit in sorted(set(hits))}
+
+
+def kill_at(moment, process, number, out, rng):
+    """Send a signal at a moment of a run; returns where it hit, None where the run had ended before."""
+    old = log_inode(out)
+
+    def has_come():
+        lines = log_lines(out) if log_inode(out) != old else []  # it writes its log anew when it begins
+        if moment == "save":
+            return lines and half_saved(out)
+        if moment == "evaluation":
+            return lines and '9, "loss"' in lines[-1]
+        return lines or moment == "start"
+
+    while process.poll() is None and not has_come():
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, {"start": 4, "step": 1, "evaluation": 0.5, "save": 0.02}[moment]))
+    if process.poll() is not None:
+        return None
+    process.send_signal(number)
+    process.wait(timeout=300)
+    return f"in a {moment}" + "".join(f", half a {name} is left" for name in half_saved(out))
+
+
+def half_saved(out):
+    return [name for name in ("last.pt", "ckpt.pt") if os.path.exists(os.path.join(out, f"{name}.tmp"))]
+
+
+def log_inode(out):
+    path = os.path.join(out, "log.jsonl")
+    return os.stat(path).st_ino if os.path.exists(path) else 0
+
+
+def log_lines(out):
+    """The whole lines of a log that is being written."""
+    if not log_inode(out):
+        return []
+    with open(os.path.join(out, "log.jsonl"), encoding="utf-8") as f:
+        return f.read().split("\n")[:-1]
+
+
+def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_older_file(data, tmp_path):
+    ((hit, _),) = tortured(1, str(tmp_path), data, max_iters=12, moments=("save",))
+    assert hit.startswith("in a save")
+
+
+if __name__ == "__main__":
+    configurator.override(globals())
+    if not torture:
+        raise SystemExit(pytest.main([__file__]))
+    with tempfile.TemporaryDirectory() as scratch:
+        run("tinystories.py", "synthesize", f"--data_dir={scratch}", "--megabytes=2")
+        run("tinystories.py", "pretokenize", f"--data_dir={scratch}", "--vocab_size=512")
+        began, hits = time.time(), tortured(torture, scratch, scratch)
+    for (where, name), count in hits.items():
+        print(f"{count:>4}  {name:<8} {where}")
+    print(f"{sum(hits.values())} kills in {time.time() - began:.0f} s; every run ended as the undisturbed one, bit by bit")
