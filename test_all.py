@@ -1456,16 +1456,11 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, name):
 
 def test_a_chinese_model_chats_through_transformers(tok, tmp_path):
     transformers = pytest.importorskip("transformers")
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words, max_seq_len=256)
     folder = exported(W.open_source(checkpoint), "hf", tmp_path / "hf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    chat = [
-        {"role": "system", "content": "你是一个AI助手"},
-        {"role": "user", "content": "你好！今天天气怎么样？"},
-    ]
-    encoded = theirs.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    chat = [system(), user("你好！今天天气怎么样？")]
+    encoded = theirs.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     ids = encoded["input_ids"]
     assert ids[0].tolist() == tok.encode_chat(chat, add_generation_prompt=True)[0]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
