@@ -7,7 +7,7 @@ Writes output/ckpt.pt    the weights that were best on the validation split; wha
        output/log.jsonl  a JSON object for each logged step and each evaluation
        output/loss.png   where matplotlib is installed
 
-    python train.py --batch_size=8                     the tutorial's model: 8.5 million weights, 100,000 steps
+    python train.py --batch_size=8                     the tutorial's model: 8.5M weights, 100,000 steps
     python train.py --eval_only --init_from=output/ckpt.pt    only measure a checkpoint
     python train.py --init_from=resume                 go on, with the checkpoint's knobs but for those given
     torchrun --standalone --nproc_per_node=8 train.py  on 8 GPUs: the same global batches, shared among them
