@@ -11,9 +11,8 @@ import torch
 def find_device(name: str) -> str:
     """'auto' -> 'cuda', 'mps' or 'cpu', whichever is there; another name is checked."""
     if name == "auto":
-        return (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return next(name for name in there if there[name])
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -28,21 +27,17 @@ def device_name(device: str) -> str:
 def find_dtype(name: str, device: str) -> str:
     """The dtype asked for, or float32 where the device has no fast arithmetic for it."""
     kind = device.split(":")[0]
-    if name == "bfloat16":
-        fast = {
-            "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-            "cpu": cpu_has_bf16,
-        }.get(kind, lambda: True)()
+    if kind == "cuda" and name == "bfloat16":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":
+        fast = name == "float32" or (name == "bfloat16" and cpu_has_bf16())
     else:
-        fast = name == "float32" or kind != "cpu"
+        fast = True
     return name if fast else "float32"
 
 
 def cpu_has_bf16() -> bool:
-    """
-    AVX512-BF16, AMX or ARM's BF16: without them bfloat16 products are several times slower than float32
-    ones.
-    """
+    """AVX512-BF16 or AMX: without them, bfloat16 products are several times slower than float32 ones."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -351,7 +351,8 @@ def pick(logits, temperature, top_k=None, top_p=None, generator=None):
 def load_checkpoint(path, mmap=False) -> dict:
     """
     A .pt file of ours or llama2.c's as a dict of plain types and tensors, on the CPU. Nothing in it can
-    run.
+    run; ValueError where it is cut off or no checkpoint. Not promised: that flipped bits in the weights are
+    noticed.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -359,9 +360,11 @@ def load_checkpoint(path, mmap=False) -> dict:
         raise ValueError(f"no checkpoint at {path}: train one with python train.py") from None
     except pickle.UnpicklingError:
         raise ValueError(f"{path} is no checkpoint, or holds more than tensors and plain types") from None
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(checkpoint, dict) or "model" not in checkpoint or "model_args" not in checkpoint:
+    except Exception as error:  # of damaged files torch.load raises whatever it trips over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a whole checkpoint: {reason}") from None
+    known = isinstance(checkpoint, dict) and (checkpoint.get("model"), checkpoint.get("model_args"))
+    if not known or not all(isinstance(part, dict) for part in known):
         raise ValueError(f"{path} is not a checkpoint: it has no model and model_args")
     return checkpoint
 

@@ -37,9 +37,7 @@ class Muon(torch.optim.Optimizer):
                     average = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
                     average.lerp_(p.grad, 1 - momentum)
                     updates.append(p.grad.lerp(average, momentum))  # Nesterov: look one step ahead
-                scale = (
-                    0.2 * max(rows, columns) ** 0.5
-                )  # entries of an orthogonal matrix are about 1 / sqrt(its side)
+                scale = 0.2 * max(rows, columns) ** 0.5  # an orthogonal matrix's entries: 1 / sqrt(its side)
                 for p, update in zip(ps, orthogonalize(torch.stack(updates))):
                     p.mul_(1 - lr * group["weight_decay"]).add_(update.to(p.dtype), alpha=-lr * scale)
 

@@ -69,23 +69,14 @@ class TextGenerator:
         if tokenizer_model_path or own:
             self.tokenizer = Tokenizer(tokenizer_model_path or own)
         else:
-            raise ValueError(
-                f"{checkpoint} holds no tokenizer: give the one it was trained with, --tokenizer=PATH"
-            )
+            raise ValueError(f"{checkpoint} holds no tokenizer: give it one, --tokenizer=PATH")
         words, ids = self.tokenizer.n_words, self.model.args.vocab_size
-        if os.path.isdir(
-            checkpoint
-        ):  # others have more ids than pieces: matrices of round sizes are faster
+        if os.path.isdir(checkpoint):  # others have more ids than pieces: matrices of round sizes are faster
             self.model.args.vocab_size = ids = min(words, ids)
         if words != ids:
-            raise ValueError(
-                f"{self.tokenizer.name} has {words} pieces, but the model a vocabulary of {ids}"
-            )
-        self.stop_ids = {
-            self.tokenizer.bos_id,
-            self.tokenizer.eos_id,
-            *getattr(self.model, "stop_ids", ()),
-        } - {-1}
+            raise ValueError(f"{self.tokenizer.name} has {words} pieces, but the model a vocabulary of {ids}")
+        ends = (self.tokenizer.bos_id, self.tokenizer.eos_id, *getattr(self.model, "stop_ids", ()))
+        self.stop_ids = set(ends) - {-1}
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def stream(self, ids, num_samples=1, max_new_tokens=256, temperature=1.0, top_k=300, top_p=None):
@@ -103,9 +94,7 @@ class TextGenerator:
         if not ids:
             raise ValueError("an empty prompt needs a tokenizer with BOS")
         if len(ids) > context:
-            print(
-                f"the prompt has {len(ids)} tokens, the context {context}: its end is kept", file=sys.stderr
-            )
+            print(f"a prompt of {len(ids)} tokens, a context of {context}: its end is kept", file=sys.stderr)
         return ids[-context:]
 
     def sample(
@@ -140,10 +129,8 @@ class TransformersModel(torch.nn.Module):
         self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_ids=(), generator=None
     ):
         """See Transformer.stream: the same, with transformers' cache."""
-        context, stops = (
-            self.args.max_seq_len,
-            torch.tensor(sorted(stop_ids), device=idx.device, dtype=torch.long),
-        )
+        context = self.args.max_seq_len
+        stops = torch.tensor(sorted(stop_ids), device=idx.device, dtype=torch.long)
         done = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
         idx, cache, start = idx[:, -context:], None, 0
         for _ in range(max_new_tokens):

@@ -21,10 +21,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import numpy as np
 from tqdm import tqdm
 
-from configurator import atomic_write, remove_leftovers
+from configurator import atomic_write, end_with_parent, remove_leftovers
 from tokenizer import Tokenizer
 
 END = "<|endoftext|>"  # stands between the documents of a .txt
+LONGEST = 1 << 24  # bytes of a line of .jsonl; what is longer is no document, and must not fill the memory
+PIECE = 1 << 20  # bytes of a document of .txt; what is longer becomes several
+MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
 
 
 def write_json(path, value):
@@ -38,9 +41,8 @@ def read_json(path):
         with open(path, encoding="utf-8") as f:
             return json.load(f)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is broken at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{path} is broken at {where}: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -63,34 +65,63 @@ def texts_of(path, start=0, end=None, text_key="story"):
         for at, item in json_lines(path, start, end):
             yield f"{path}: the line at byte {at}", field(item, text_key)
     else:
-        with open(path, "rb") as f:
-            f.seek(start)
-            data = f.read() if end is None else f.read(end - start)
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 at byte {start + error.start}") from None
-        for i, document in enumerate(text.split(END)):
-            if document.strip():
-                yield f"{path}: document {i}", document.strip()
+        for at, document in documents(path, start, os.path.getsize(path) if end is None else end):
+            try:
+                text = document.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not UTF-8 at byte {at + error.start}") from None
+            if text:
+                yield f"{path}: the document at byte {at}", text
+
+
+def documents(path, start, end):
+    """(byte at which it begins, its bytes) for each document of a part of a .txt; a long one in pieces."""
+    mark, rest = END.encode(), b""
+    with open(path, "rb") as f:
+        f.seek(start)
+        while start < end:
+            block = f.read(min(PIECE, end - start - len(rest)))
+            *whole, rest = (rest + block).split(mark)
+            for document in whole:
+                yield start, document
+                start += len(document) + len(mark)
+            if not block or len(rest) >= PIECE + len(mark):  # and not inside of a mark either
+                at = len(rest) if not block else rest.rfind(b"\n", 0, PIECE) + 1 or PIECE
+                while PIECE - 3 < at < len(rest) and rest[at] & 0xC0 == 0x80:  # not inside of a character
+                    at -= 1
+                yield start, rest[:at]
+                start, rest = start + at, rest[at:]
+                if not block:
+                    return
 
 
 def json_lines(path, start=0, end=None):
     """
     (byte at which the line begins, its value) for each line of a part of a .jsonl, one in memory at a
-    time. None stands for a line that is no JSON.
+    time. None stands for a line that is no JSON, or longer than LONGEST.
     """
     with open(path, "rb") as f:
         f.seek(start)
-        for line in f:
-            if end is not None and start >= end:
+        while end is None or start < end:
+            line, size = read_line(f)
+            if not line:
                 return
-            if line.strip():
+            if not line.isspace():
                 try:
-                    yield start, json.loads(line)
+                    yield start, json.loads(line) if size == len(line) else None
                 except (ValueError, RecursionError):
                     yield start, None
-            start += len(line)
+            start += size
+
+
+def read_line(f):
+    """(the first LONGEST bytes of the next line of a binary file, its length); b"" at the end."""
+    line = f.readline(LONGEST)
+    size = len(rest := line)
+    while len(rest) == LONGEST and not rest.endswith(b"\n"):
+        rest = f.readline(LONGEST)
+        size += len(rest)
+    return line, size
 
 
 def field(item, text_key):
@@ -126,13 +157,14 @@ def cut(path, parts):
 
 def _bytes_to(f, mark):
     """How many bytes from here to just behind the next mark (or the file's end)."""
-    read = b""
+    passed, read = 0, f.read(1 << 16)
     while mark not in read:
+        passed += max(0, len(read) - len(mark))  # what is passed is let go: a line may be very long
         block = f.read(1 << 16)
-        read += block
         if not block:
-            return len(read)
-    return read.index(mark) + len(mark)
+            return passed + min(len(read), len(mark))
+        read = read[-len(mark) :] + block
+    return passed + read.index(mark) + len(mark)
 
 
 def fast_encoder(tok: Tokenizer, dtype):
@@ -142,19 +174,13 @@ def fast_encoder(tok: Tokenizer, dtype):
     sentencepiece's BPE never merges across a space, where it drops doubled spaces and no piece has a
     space inside: so a text is its words' pieces, end to end, and nearly every word has been seen before.
     """
-    probes = ("a b", " a  b ")
-    if (
-        tok.kind != "sentencepiece"
-        or tok.encode(probes[0]) != tok.encode(probes[1])
-        or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words))
-    ):
+    by_words = tok.kind == "sentencepiece" and tok.encode("a b") == tok.encode(" a  b ")
+    if not by_words or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
         return lambda text: np.array(tok.encode_batch([text])[0], dtype=dtype).tobytes()
     known = {"": b""}
 
     def encode(text):
-        if (
-            "▁" in text
-        ):  # the mark that sentencepiece puts for a space, spelt out: rare, and not a word's alone
+        if "▁" in text:  # the mark that sentencepiece puts for a space, in the text itself: rare
             return np.array(tok.encode(text), dtype=dtype).tobytes()
         words = text.split(" ")
         new = list({w for w in words if w not in known})
@@ -180,66 +206,65 @@ def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **ext
     os.makedirs(folder, exist_ok=True)
     remove_leftovers(folder)
     final, partial = os.path.join(folder, "meta.json"), os.path.join(folder, "meta.partial.json")
-    dtype = "uint16" if tok.n_words <= 65536 else "uint32"
     head = {
         "corpus": corpus,
         "tokenizer": relative(tokenizer_path, folder),
         "tokenizer_fingerprint": tok.fingerprint(),
         "vocab_size": tok.n_words,
-        "dtype": dtype,
+        "dtype": "uint16" if tok.n_words <= 65536 else "uint32",
         **extra,
     }
     before = next((read_json(p) for p in (partial, final) if os.path.exists(p)), {})
     done = before.get("shards", {}) if {k: before.get(k) for k in head} == head else {}
-    records, skipped = {}, 0
-    with ProcessPoolExecutor(max(1, min(workers, len(jobs)))) as pool:
-        futures = {pool.submit(_one_shard, job, work, tok.state(), dtype, folder, done.get(job["name"])): job
-                   for job in jobs}  # fmt: skip
-        try:
-            for future in tqdm(as_completed(futures), total=len(jobs), desc="pretokenize", unit="shard"):
-                job = futures[future]
-                try:
-                    record, made = future.result()
-                except (OSError, MemoryError):
-                    raise
-                except Exception as error:
-                    raise ValueError(f"shard {job['name']}: {error}") from None
-                if made and os.path.exists(
-                    final
-                ):  # from here on the folder is a mixture, and must not look finished
-                    if before:
-                        tqdm.write(
-                            f"{folder} is stale, made from other text or by another tokenizer: again"
-                        )
-                    os.remove(final)
-                records[job["name"]] = record
-                skipped += not made
-                write_json(partial, {**head, "shards": records})
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    records, up_to_date = {}, True
+    for name, record, made in _all_shards(folder, jobs, work, tok, head["dtype"], done, workers):
+        if made and os.path.exists(final):  # from here on the folder is a mixture, and must not look finished
+            tqdm.write(f"{folder} is stale, made from other text or by another tokenizer: again")
+            os.remove(final)
+        records[name] = record
+        up_to_date &= not made
+        write_json(partial, {**head, "shards": records})
     for path in glob.glob(os.path.join(glob.escape(folder), "data*.*")):  # of an earlier, larger corpus
         if path.endswith((".bin", ".mask")) and os.path.splitext(os.path.basename(path))[0] not in records:
             os.remove(path)
     records = dict(sorted(records.items()))
     splits = {"val": list(records.values())[:1], "train": list(records.values())[1:]}
-    total = {
-        s: {k: sum(r[k] for r in rs) for k in ("documents", "bytes", "tokens")} for s, rs in splits.items()
-    }
+    keys = ("documents", "bytes", "tokens")
+    splits = {split: {k: sum(r[k] for r in rs) for k in keys} for split, rs in splits.items()}
     if not os.path.exists(final):
         everything = "".join(r["fingerprint"] for r in records.values())
         head["corpus_fingerprint"] = hashlib.sha256(everything.encode()).hexdigest()[:16]
-        write_json(final, {**head, "splits": total, "shards": records})
+        write_json(final, {**head, "splits": splits, "shards": records})
     os.remove(partial)
-    if skipped == len(jobs):
+    if up_to_date:
         print(f"{folder} is up to date")
-    t, v = total["train"], total["val"]
-    left_out = sum(r["skipped"] for r in records.values())
+    train, val, left_out = splits["train"], splits["val"], sum(r["skipped"] for r in records.values())
     print(
-        f"{folder}: {t['tokens']:,} tokens to train on, {v['tokens']:,} to validate, "
-        f"{t['bytes'] / max(1, t['tokens']):.2f} bytes a token"
+        f"{folder}: {train['tokens']:,} tokens to train on, {val['tokens']:,} to validate, "
+        f"{train['bytes'] / max(1, train['tokens']):.2f} bytes a token"
         + (f"; {left_out} documents left out" if left_out else "")
     )
+
+
+def _all_shards(folder, jobs, work, tok, dtype, done, workers):
+    """Run the jobs; yields (name, record, whether it was made) as they end. ValueError names the shard."""
+    with ProcessPoolExecutor(max(1, min(workers, len(jobs))), initializer=end_with_parent) as pool:
+        futures = {}
+        for job in jobs:
+            old = done.get(job["name"])
+            futures[pool.submit(_one_shard, job, work, tok.state(), dtype, folder, old)] = job["name"]
+        try:
+            for future in tqdm(as_completed(futures), total=len(jobs), desc="pretokenize", unit="shard"):
+                try:
+                    record, made = future.result()
+                except (OSError, MemoryError):
+                    raise
+                except Exception as error:
+                    raise ValueError(f"shard {futures[future]}: {error}") from None
+                yield futures[future], record, made
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _one_shard(job, work, tokenizer_state, dtype, folder, old):
@@ -247,12 +272,9 @@ def _one_shard(job, work, tokenizer_state, dtype, folder, old):
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many threads in each of as many processes: slower
     fingerprint = fingerprint_of(*job["source"])
     size = os.path.getsize(p) if os.path.exists(p := os.path.join(folder, job["name"] + ".bin")) else -1
-    if (
-        old
-        and old["fingerprint"] == fingerprint
-        and size == old["tokens_stored"] * np.dtype(dtype).itemsize
-    ):
-        return old, False
+    if old and old["fingerprint"] == fingerprint:
+        if size == old["tokens_stored"] * np.dtype(dtype).itemsize:
+            return old, False
     return work(job, Tokenizer(tokenizer_state), dtype, folder) | {"fingerprint": fingerprint}, True
 
 
@@ -272,10 +294,8 @@ def fingerprint_of(path, start, end):
 def encode_shard(job, tok, dtype, folder, bos=True, eos=False):
     """Write one shard of documents: BOS, a document's ids, (EOS,) the next."""
     encode = fast_encoder(tok, dtype)
-    before, after = (
-        np.array([i] * (i >= 0 and on), dtype=dtype).tobytes()
-        for i, on in ((tok.bos_id, bos), (tok.eos_id, eos))
-    )
+    before = np.array([tok.bos_id] * (bos and tok.bos_id >= 0), dtype=dtype).tobytes()
+    after = np.array([tok.eos_id] * (eos and tok.eos_id >= 0), dtype=dtype).tobytes()
     parts, count = [], {"documents": 0, "bytes": 0, "tokens": 0, "skipped": 0}
     for where, text in texts_of(*job["source"], job["text_key"]):
         if text is None:
@@ -306,15 +326,17 @@ def read_meta(folder, vocab_size=None):
     another.
     """
     if not os.path.isdir(folder):
-        raise ValueError(f"no folder of shards at {folder}: run python tinystories.py pretokenize")
+        raise ValueError(f"no folder of shards at {folder}: pretokenize first ({MAKERS})")
     if os.path.exists(os.path.join(folder, "meta.partial.json")):
-        raise ValueError(f"{folder} is unfinished: run python tinystories.py pretokenize again")
+        raise ValueError(f"{folder} is unfinished: pretokenize once more ({MAKERS})")
     path = os.path.join(folder, "meta.json")
     if not os.path.exists(path):
         if glob.glob(os.path.join(glob.escape(folder), "*.bin")):
             print(f"{folder} has no meta.json: taking its shards for llama2.c's, uint16", file=sys.stderr)
         return {"dtype": "uint16"}
     meta = read_json(path)
+    if not (isinstance(meta, dict) and meta.get("dtype") in ("uint16", "uint32") and "vocab_size" in meta):
+        raise ValueError(f"{path} does not say vocab_size and dtype (uint16 or uint32)")
     if vocab_size and meta["vocab_size"] != vocab_size:
         raise ValueError(f"{folder} holds ids of a vocabulary of {meta['vocab_size']}, not {vocab_size}")
     return meta

@@ -17,9 +17,11 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from types import SimpleNamespace
 
@@ -29,12 +31,14 @@ import torch
 import torch.nn.functional as F
 
 import configurator
+import export
 import model as M
 import prepare_data
 import shards
 import synthesize_stories
 import tinystories
 import train_tokenizer
+import weights as W
 from muon import Muon, orthogonalize
 from sample import Chat, Printer, TextGenerator
 from tinystories import PretokDataset, Task
@@ -83,29 +87,15 @@ SMALL = ("--vocab_size=512", "--dim=64", "--n_layers=2", "--n_heads=4", "--n_kv_
 def trained(data, tmp_path_factory):
     """output/ of a run of 40 steps."""
     out = str(tmp_path_factory.mktemp("run") / "output")
-    run(
-        "train.py",
-        *SMALL,
-        f"--data_dir={data}",
-        f"--out_dir={out}",
-        "--max_iters=40",
-        "--eval_interval=20",
-        "--save_interval=15",
-    )
+    run("train.py", *SMALL, f"--data_dir={data}", f"--out_dir={out}", "--max_iters=40", "--eval_interval=20",
+        "--save_interval=15")  # fmt: skip
     return out
 
 
 def small_model(**changes):
     torch.manual_seed(0)
-    shape = {
-        "dim": 64,
-        "n_layers": 3,
-        "n_heads": 4,
-        "n_kv_heads": 2,
-        "vocab_size": 96,
-        "max_seq_len": 32,
-        "multiple_of": 16,
-    }
+    shape = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 96}
+    shape |= {"max_seq_len": 32, "multiple_of": 16}
     return M.Transformer(M.ModelArgs(**shape | changes))
 
 
@@ -828,8 +818,7 @@ def test_a_checkpoint_that_is_broken_is_refused(trained, tmp_path):
 def test_llama2cs_model_writes_llama2cs_text():
     said, _ = run("sample.py", f"--checkpoint={LLAMA2C}/stories260K.pt", f"--tokenizer={LLAMA2C}/tok512.model",
                   "--temperature=0", "--max_new_tokens=200", "--prompt=")  # fmt: skip
-    with open(os.path.join(LLAMA2C, "stories260K.expected.txt"), encoding="utf-8") as f:
-        assert said.rstrip("\n") == f.read().rstrip("\n")
+    assert said.rstrip("\n") == golden()
 
 
 def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path):
@@ -1285,3 +1274,631 @@ def test_chat_in_the_terminal(tok, tmp_path):
     once, _ = run(*args, "--prompt=你好")
     out, _ = run(*args, input="你好\n\n/reset\n你好\n", encoding="utf-8")
     assert out == once + once  # after /reset nothing is remembered, and no ">" is shown where nobody types
+
+
+# --------------------------------------------------------------------------------------------------------
+# export.py, train_hf.py, and sample.py on a folder of the transformers library. References are independent:
+# transformers, the gguf package, llama2.c's own files and its golden text.
+
+STORIES260K, TOK512 = os.path.join(LLAMA2C, "stories260K.pt"), os.path.join(LLAMA2C, "tok512.model")
+
+
+def read_bytes(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def golden():
+    return read_bytes(os.path.join(LLAMA2C, "stories260K.expected.txt")).decode().rstrip("\n")
+
+
+def exported(source, format, path):
+    export.WRITERS[format](source, str(path))
+    return str(path)
+
+
+def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
+    """A checkpoint with random weights, norms included, saved as train.py saves it."""
+    torch.manual_seed(0)
+    sizes = {"dim": 48, "n_layers": 2, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 96, "multiple_of": 8}
+    model = M.Transformer(M.ModelArgs(**sizes | {"max_seq_len": 64} | shape)).to(dtype)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
+    torch.save(
+        {"model": model.state_dict(), "model_args": M.plain_args(model.args), "tokenizer": tokenizer},
+        path,
+    )
+    return str(path)
+
+
+def our_logits(path, ids):
+    with torch.inference_mode():
+        return M.build_model(M.load_checkpoint(path)).eval()(ids)[0]
+
+
+def their_logits(folder, ids):
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert type(model) is transformers.LlamaForCausalLM
+    with torch.inference_mode():
+        return model(ids).logits
+
+
+# --------------------------------------------------------------------------------------------------------
+# out
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"tie_embeddings": False, "rope_theta": 5e5, "norm_eps": 1e-6}, {"n_kv_heads": 6}]
+)
+def test_our_model_computes_what_transformers_llama_computes(tmp_path, shape):
+    pytest.importorskip("transformers")
+    path = random_checkpoint(tmp_path / "ckpt.pt", **shape)
+    folder = exported(W.open_source(path), "hf", tmp_path / "hf")
+    ids = torch.randint(0, 96, (2, 64))
+    assert (our_logits(path, ids) - their_logits(folder, ids)).abs().max() < 1e-4
+
+
+def test_rope_rows_are_reordered_within_each_head_and_back():
+    w = torch.arange(12.0)[:, None] * torch.ones(1, 3)
+    assert W.to_halves(w, 2)[:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+    assert torch.equal(W.to_pairs(W.to_halves(w, 2), 2), w)
+
+
+def test_weights_keep_their_dtype(tmp_path):
+    path = random_checkpoint(tmp_path / "ckpt.pt", dtype=torch.bfloat16)
+    folder = exported(W.open_source(path), "hf", tmp_path / "hf")
+    assert {w.dtype for w in W.read_safetensors(os.path.join(folder, "model.safetensors")).values()} == {
+        torch.bfloat16
+    }
+    again = M.load_checkpoint(exported(W.open_source(folder), "ckpt", tmp_path / "again.pt"))["model"]
+    for name, w in M.load_checkpoint(path)["model"].items():
+        assert torch.equal(w, again[name])
+
+
+@needs_shared
+def test_llama2c_export_is_byte_for_byte_the_original(tmp_path):
+    run("export.py", f"--checkpoint={STORIES260K}", f"--tokenizer={TOK512}", "--format=llama2c",
+        f"--out={tmp_path}/model.bin")  # fmt: skip
+    assert read_bytes(tmp_path / "model.bin") == read_bytes(os.path.join(LLAMA2C, "stories260K.bin"))
+    assert read_bytes(tmp_path / "tokenizer.bin") == read_bytes(os.path.join(LLAMA2C, "tok512.bin"))
+    assert sorted(os.listdir(tmp_path)) == ["model.bin", "tokenizer.bin"]  # nothing is left over
+
+
+@needs_shared
+def test_q80_export_is_laid_out_as_runq_reads_it(tmp_path):
+    source = W.open_source(STORIES260K, TOK512)
+    data = read_bytes(exported(source, "llama2c_q80", tmp_path / "q.bin"))
+    magic, version, *header, shared, group = struct.unpack("<Ii7iBi", data[:41])
+    assert (magic, version, shared) == (0x616B3432, 2, 1)
+    assert header == [64, 172, 5, 8, 4, 512, 512] and data[41:256] == bytes(215)
+    assert 64 % group == 0 and 172 % group == 0 and group == 4
+    at = 256
+    names = [n for n, *_ in W.names(source.args)]
+    for name in [n for n in names if source.weights[n].dim() == 1]:
+        w = source.weights[name].numpy()
+        assert np.array_equal(np.frombuffer(data, np.float32, w.size, at), w)
+        at += 4 * w.size
+    for name in [n for n in names if source.weights[n].dim() == 2]:
+        w = source.weights[name].numpy()
+        q = np.frombuffer(data, np.int8, w.size, at).reshape(-1, group)
+        scale = np.frombuffer(data, np.float32, w.size // group, at + w.size)[:, None]
+        assert np.abs(q * scale - w.reshape(-1, group)).max() <= scale.max() * 0.501
+        assert (np.abs(q).max(axis=1) == 127).all()
+        at += w.size + 4 * (w.size // group)
+    assert at == len(data)
+
+
+def test_llama2c_is_refused_what_its_c_program_has_built_in(tmp_path):
+    path = random_checkpoint(tmp_path / "ckpt.pt", rope_theta=5e5)
+    with pytest.raises(ValueError, match="rope_theta"):
+        exported(W.open_source(path), "llama2c", tmp_path / "model.bin")
+    assert os.listdir(tmp_path) == ["ckpt.pt"]
+
+
+@needs_shared
+def test_an_untied_bin_has_a_negative_vocabulary_and_comes_back(tmp_path):
+    path = random_checkpoint(tmp_path / "ckpt.pt", tie_embeddings=False)
+    file = exported(W.open_source(path), "llama2c", tmp_path / "model.bin")
+    assert struct.unpack("<7i", read_bytes(file)[:28])[5] == -96
+    ids = torch.randint(0, 96, (2, 64))
+    assert torch.equal(
+        our_logits(exported(W.open_source(file), "ckpt", tmp_path / "b.pt"), ids), our_logits(path, ids)
+    )
+
+
+@pytest.fixture(scope="module")
+def stories_hf(tmp_path_factory):
+    """stories260K as a folder of transformers'."""
+    if not os.path.isdir(SHARED):
+        pytest.skip("../shared/data is not there")
+    pytest.importorskip("transformers")
+    return exported(W.open_source(STORIES260K, TOK512), "hf", tmp_path_factory.mktemp("out") / "hf")
+
+
+def test_hf_export_computes_and_writes_the_same(stories_hf):
+    transformers = pytest.importorskip("transformers")
+    ids = torch.randint(0, 512, (2, 256))
+    assert (our_logits(STORIES260K, ids) - their_logits(stories_hf, ids)).abs().max() < 1e-4
+    model = transformers.AutoModelForCausalLM.from_pretrained(stories_hf)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(stories_hf)
+    out = model.generate(**tokenizer("", return_tensors="pt"), max_new_tokens=200, do_sample=False)
+    assert tokenizer.decode(out[0], skip_special_tokens=True) == golden()
+    assert model.generation_config.eos_token_id == [2, 1]  # a story of llama2.c's ends with the next one's BOS
+
+
+@pytest.mark.parametrize("name", ["tok512", "tok4096"])
+@needs_shared
+def test_hf_tokenizer_gives_our_ids(tmp_path, name):
+    transformers = pytest.importorskip("transformers")
+    tok = Tokenizer(os.path.join(LLAMA2C, f"{name}.model"))
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
+    theirs = transformers.AutoTokenizer.from_pretrained(
+        exported(W.open_source(checkpoint), "hf", tmp_path / "hf")
+    )
+    texts = [s["story"] for s in json.loads(read_bytes(os.path.join(SHARED, "tinystories", "data00.json")))[:500]]
+    texts += read_bytes(os.path.join(SHARED, "zh", "seq_monkey_shape.sample.jsonl")).decode().splitlines()[:100]
+    texts += ["", " ", "\n", "  a   b  ", "\ta\n\n b ", " \n ", "a\u3000b", "▁▁a▁ ▁b▁", "\r\n", "<s>", "</s> <unk>"]
+    texts += ["aaaaaaaaaaaaaa ......... !!!!!!", "é😀👩‍👩‍👧 naïve ﬁ", "hahahahahahaha mmmmmm"]
+    generator = np.random.default_rng(0)
+    texts += ["".join(generator.choice(list("aaab .. \n▁ehto!é中"), 30)) for _ in range(500)]
+    for text in texts:
+        ids = tok.encode(text)
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ids, text
+        assert theirs(text)["input_ids"] == [tok.bos_id, *ids]
+        assert theirs.decode(ids) == tok.decode(ids)
+
+
+def test_a_chinese_model_chats_through_transformers(tok, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words, max_seq_len=256)
+    folder = exported(W.open_source(checkpoint), "hf", tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    chat = [system(), user("你好！今天天气怎么样？")]
+    encoded = theirs.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids = encoded["input_ids"]
+    assert ids[0].tolist() == tok.encode_chat(chat, add_generation_prompt=True)[0]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    out = model.generate(**encoded, max_new_tokens=8, do_sample=False)
+    ours = TextGenerator(checkpoint).stream(ids[0].tolist(), 1, 8, 0.0)
+    assert out[0, ids.shape[1] :].tolist() == [new[0] for new in ours]
+
+
+# --------------------------------------------------------------------------------------------------------
+# GGUF
+
+
+@needs_shared
+@pytest.mark.parametrize("format", ["gguf", "gguf_q8_0"])
+def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, format):
+    gguf = pytest.importorskip("gguf")
+    source = W.open_source(STORIES260K, TOK512)
+    reader = gguf.GGUFReader(exported(source, format, tmp_path / "model.gguf"))
+    found = {t.name: t for t in reader.tensors}
+    for (ours, _, theirs), (_, w) in zip(W.names(source.args), W.walk(source)):
+        t = found.pop(theirs)
+        kind = "F32" if w.dim() == 1 else "F16" if format == "gguf" or w.shape[1] == 172 else "Q8_0"
+        assert (t.tensor_type.name, list(t.shape)) == (kind, list(w.shape)[::-1]), ours
+        error = np.abs(gguf.quants.dequantize(t.data, t.tensor_type).reshape(w.shape) - w.numpy()).max()
+        assert error <= {"F32": 0, "F16": 2**-11, "Q8_0": 0.5 / 127 + 2**-11}[kind] * w.abs().max(), ours
+    assert not found  # a tied output is not there twice
+    meta = {k: f.contents() for k, f in reader.fields.items()}
+    tok = source.tokenizer
+    assert meta["general.architecture"] == "llama" and meta["tokenizer.ggml.model"] == "llama"
+    assert meta["tokenizer.ggml.tokens"] == [tok.piece(i) for i in range(512)]
+    assert meta["tokenizer.ggml.scores"] == [tok.sp.get_score(i) for i in range(512)]
+    assert (
+        meta["tokenizer.ggml.token_type"][:4] == [2, 3, 3, 6] and meta["tokenizer.ggml.token_type"][-1] == 1
+    )
+    assert (meta["tokenizer.ggml.bos_token_id"], meta["tokenizer.ggml.eos_token_id"]) == (1, 2)
+    assert (meta["llama.attention.head_count_kv"], meta["llama.feed_forward_length"]) == (4, 172)
+
+
+def test_gguf_of_a_byte_level_tokenizer_has_merges_and_the_template(tok, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words + 3)
+    reader = gguf.GGUFReader(exported(W.open_source(checkpoint), "gguf", tmp_path / "model.gguf"))
+    meta = {k: f.contents() for k, f in reader.fields.items()}
+    assert (meta["tokenizer.ggml.model"], meta["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
+    assert meta["tokenizer.ggml.tokens"][: tok.n_words] == [tok.piece(i) for i in range(tok.n_words)]
+    assert meta["tokenizer.ggml.token_type"][:6] == [3, 3, 3, 3, 3, 1]
+    assert meta["tokenizer.ggml.token_type"][-3:] == [5, 5, 5]  # ids that no piece has
+    assert meta["tokenizer.ggml.merges"][0].count(" ") == 1
+    assert meta["tokenizer.chat_template"] == tok.template
+
+
+# --------------------------------------------------------------------------------------------------------
+# in
+
+
+@needs_shared
+def test_a_bin_of_llama2c_becomes_a_checkpoint_that_writes_the_golden_text(tmp_path):
+    bin_file = os.path.join(LLAMA2C, "stories260K.bin")
+    knobs = (f"--checkpoint={bin_file}", "--format=ckpt", f"--tokenizer={TOK512}", f"--out={tmp_path}/c.pt")
+    run("export.py", *knobs)
+    out, _ = run("sample.py", f"--checkpoint={tmp_path}/c.pt", "--temperature=0", "--max_new_tokens=200")
+    assert out.rstrip("\n") == golden()
+
+
+@pytest.fixture(scope="module")
+def their_llama(tmp_path_factory):
+    """A random LlamaForCausalLM in several files: 9 heads, 3 for keys and values, untied, its own theta."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=128, hidden_size=72, intermediate_size=100, num_hidden_layers=3, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=64, rms_norm_eps=2e-6, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
+    folder = str(tmp_path_factory.mktemp("llama"))
+    model.save_pretrained(folder, max_shard_size="100KB")
+    assert os.path.exists(os.path.join(folder, "model.safetensors.index.json"))
+    return folder
+
+
+def test_a_llama_of_transformers_comes_in_and_goes_out_unchanged(tmp_path, their_llama):
+    transformers = pytest.importorskip("transformers")
+    path = exported(W.open_source(their_llama), "ckpt", tmp_path / "ckpt.pt")
+    saved = M.load_checkpoint(path)["model_args"]
+    assert (saved["n_kv_heads"], saved["rope_theta"], saved["norm_eps"]) == (3, 100000.0, 2e-6)
+    ids = torch.randint(0, 128, (2, 64))
+    assert (our_logits(path, ids) - their_logits(their_llama, ids)).abs().max() < 1e-4
+    folder = exported(W.open_source(path), "hf", tmp_path / "hf")
+    before, after = (transformers.AutoModelForCausalLM.from_pretrained(f) for f in (their_llama, folder))
+    for key in ("rope_parameters", "rms_norm_eps", "num_key_value_heads", "tie_word_embeddings", "intermediate_size"):
+        assert getattr(before.config, key) == getattr(after.config, key)
+    after = after.state_dict()
+    assert all(torch.equal(w, after[name]) for name, w in before.state_dict().items())
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "folder, reason", [("tiny_llama3", r"rope_scaling \(llama3\)"), ("tiny_qwen3", "qwen3")]
+)
+def test_other_architectures_are_refused_by_name(folder, reason):
+    with pytest.raises(ValueError, match=reason):
+        W.open_source(os.path.join(SHARED, "hf", folder))
+
+
+@pytest.mark.parametrize("key, value", [
+    ("attention_bias", True), ("mlp_bias", True), ("head_dim", 16), ("hidden_act", "gelu"),
+    ("rope_scaling", {"type": "linear", "factor": 2.0}), ("quantization_config", {"bits": 4}),
+])  # fmt: skip
+def test_what_model_py_cannot_represent_is_refused_by_name(tmp_path, key, value):
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8, key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=key):
+        W.open_source(str(tmp_path))
+
+
+def test_files_that_are_not_whole_are_refused_by_name(tmp_path):
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
+    folder = exported(W.open_source(checkpoint), "hf", tmp_path / "hf")
+    bin_file = exported(W.open_source(checkpoint), "llama2c", tmp_path / "m.bin")
+    for path in (os.path.join(folder, "model.safetensors"), bin_file):
+        whole = read_bytes(path)
+        for length in (len(whole) - 4, 30, 0):
+            with open(path, "wb") as f:
+                f.write(whole[:length])
+            with pytest.raises(ValueError, match=os.path.basename(path)):
+                W.open_source(folder if "safetensors" in path else path)
+    with open(path, "wb") as f:
+        f.write(whole + b"1234")
+    with pytest.raises(ValueError, match="not whole"):
+        W.open_source(path)
+
+
+def test_an_export_replaces_nothing_but_an_export(tmp_path):
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
+    folder = tmp_path / "hf"
+    for _ in range(2):
+        exported(W.open_source(checkpoint), "hf", folder)
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="thesis.tex"):
+        exported(W.open_source(checkpoint), "hf", folder)
+    assert (folder / "thesis.tex").exists()
+
+
+# --------------------------------------------------------------------------------------------------------
+# the transformers library
+
+
+@needs_shared
+def test_sample_py_reads_a_folder_of_transformers(stories_hf):
+    generator = TextGenerator(stories_hf)
+    assert generator.sample("", 1, 200, temperature=0.0) == [golden()]
+    ours = TextGenerator(STORIES260K, TOK512)
+    settings = {"max_new_tokens": 40, "temperature": 0.9, "top_k": 20, "top_p": 0.8}
+    assert generator.sample("Lily", 2, **settings) == ours.sample("Lily", 2, **settings)  # the knobs mean the same
+
+
+@pytest.fixture(scope="module")
+def small_qwen(tmp_path_factory):
+    """The folder of a small Qwen2 without weights. As in Qwen's, the pad token is the end token."""
+    transformers = pytest.importorskip("transformers")
+    import tokenizers
+
+    folder = str(tmp_path_factory.mktemp("qwen"))
+    tk = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tk.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tk.decoder = tokenizers.decoders.ByteLevel()
+    stories = json.loads(read_bytes(os.path.join(SHARED, "tinystories", "data01.json")))
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tk.train_from_iterator([s["story"] for s in stories], trainer)
+    names = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tk, **names).save_pretrained(folder)
+    transformers.Qwen2Config(
+        vocab_size=1024, hidden_size=256, intermediate_size=640, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=0,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@needs_shared
+def test_train_hf_learns_resumes_and_its_model_stops_at_the_end_token(tmp_path, small_qwen):
+    pytest.importorskip("datasets")
+    pytest.importorskip("accelerate")
+    out = tmp_path / "out"
+    knobs = [f"--model={small_qwen}", "--init=random", f"--stories={SHARED}/tinystories", f"--out_dir={out}",
+             "--block_size=128", "--batch_size=8", "--gradient_accumulation_steps=1", "--learning_rate=3e-3",
+             "--logging_steps=5", "--save_steps=20", "--eval_blocks=16", "--device=cpu"]  # fmt: skip
+    env = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    first, _ = run("train_hf.py", *knobs, "--max_steps=20", env=env)
+    assert int(re.search(r"(\d+) of 2,048 labels for validation are '<\|endoftext\|>'", first)[1]) > 0
+    assert sorted(p for p in os.listdir(out) if "checkpoint" in p) == ["checkpoint-20"]
+
+    run("train_hf.py", *knobs, "--max_steps=40", "--resume=True", env=env)
+    log = json.loads(read_bytes(out / "checkpoint-40" / "trainer_state.json"))["log_history"]
+    losses = [row["loss"] for row in log if "loss" in row]
+    assert [row["step"] for row in log if "loss" in row] == [5, 10, 15, 20, 25, 30, 35, 40]  # one run
+    assert losses[-1] < losses[0] - 0.5
+    evaluations = [row["eval_loss"] for row in log if "eval_loss" in row]
+    assert evaluations[1] < evaluations[0]
+
+    generator = TextGenerator(str(out))
+    end = generator.tokenizer.eos_id
+    new = [i for (i,) in generator.stream(generator.encode("Once upon a time"), 1, 3000, 1.0)]
+    assert new[-1] == end and end not in new[:-1] and len(new) < 3000
+
+
+@needs_shared
+def test_train_hf_does_not_mix_two_runs(tmp_path, small_qwen):
+    pytest.importorskip("datasets")
+    os.makedirs(tmp_path / "out" / "checkpoint-9000")
+    said = run("train_hf.py", f"--model={small_qwen}", f"--out_dir={tmp_path}/out", ok=False)[1]
+    assert "--resume=True" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("script, package", [("train_hf.py", "transformers"), ("export.py", "gguf")])
+def test_optional_packages_are_asked_for_by_name(tok, tmp_path, script, package):
+    """A folder `package` that raises ImportError stands in for a package that is not installed."""
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
+    hide = tmp_path / "hide"
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text(
+        "import importlib.util, sys\n"
+        f"sys.modules['{package}'] = None\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name, *a: None if name == '{package}' else find(name, *a)\n"
+    )
+    knobs = ("--format=gguf", f"--checkpoint={checkpoint}", f"--out={tmp_path}/m.gguf")
+    env = os.environ | {"PYTHONPATH": str(hide)}
+    said = run(script, *(knobs if script == "export.py" else ()), ok=False, env=env)[1]
+    assert len(said.splitlines()) == 1 and f"pip install {package}" in said
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: many processes, and processes that die
+
+ALONE = {"OMP_NUM_THREADS": "1"}  # several processes at once: a thread each, or they wait for one another
+TWENTY = (*SMALL, "--batch_size=2", "--gradient_accumulation_steps=4", "--max_iters=20", "--eval_interval=10", "--save_interval=5",
+          "--dropout=0.1")  # fmt: skip
+SIDES = {"tok_per_s", "tokens"}  # of a row of the log: what a run may differ in, or what cannot
+
+
+@pytest.fixture(scope="session")
+def twenty(data, tmp_path_factory):
+    """output/ of 20 steps, with dropout, by one process."""
+    out = str(tmp_path_factory.mktemp("twenty") / "output")
+    run("train.py", *TWENTY, f"--data_dir={data}", f"--out_dir={out}", env=os.environ | ALONE)
+    return out
+
+
+def torchrun(processes, *args):
+    """Start train.py as several processes of this machine; returns torchrun's process."""
+    own = [a for a in args if a.startswith("--max_restarts")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *own, "train.py",
+         *(a for a in args if a not in own)],
+        cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | ALONE,
+    )  # fmt: skip
+
+
+def ranks(parent):
+    """{rank: process id} of the processes that torchrun has started and that live."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            status, environ = (read_bytes(f"/proc/{pid}/{name}") for name in ("status", "environ"))
+        except OSError:  # it has ended
+            continue
+        rank = re.search(rb"(?:^|\0)RANK=(\d+)", environ)
+        if rank and f"\nPPid:\t{parent}\n".encode() in status and b"\nState:\tZ" not in status:
+            found[int(rank[1])] = int(pid)
+    return found
+
+
+def wait_for(happens, process, seconds=60):
+    until = time.time() + seconds
+    while not happens():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < until, "it did not come to this"
+        time.sleep(0.002)
+
+
+def logged(out, step):
+    """Whether the training row of a step is in the log, as the text of a file that is being written."""
+    try:
+        with open(os.path.join(out, "log.jsonl"), encoding="utf-8") as f:
+            return f'"step": {step}, "loss"' in f.read()
+    except FileNotFoundError:
+        return False
+
+
+def assert_same_run(out, other, tolerance):
+    """Every step and evaluation once, in order, with the numbers of the other run."""
+    rows, want = (read_rows(os.path.join(o, "log.jsonl")) for o in (out, other))
+    assert [(r["step"], r.keys()) for r in rows] == [(r["step"], r.keys()) for r in want]
+    for row, other_row in zip(rows, want):
+        for key in row.keys() - SIDES:
+            room = tolerance * (10 if key == "grad_norm" else 1)  # a root of a sum over all weights
+            assert abs(row[key] - other_row[key]) <= room, (row, other_row)
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes by /proc, which Linux has")
+
+
+def test_four_processes_train_as_one_does(data, twenty, tmp_path):
+    process = torchrun(4, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}/out")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert said.count("finished: 20 steps") == 1  # only the first process speaks
+    assert_same_run(tmp_path / "out", twenty, 1e-5)
+
+
+@needs_proc
+def test_torchrun_starts_a_run_again_that_goes_on_by_itself(data, twenty, trained, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(os.path.join(trained, "last.pt"), out)  # an older run's, at step 40: not to be gone on from
+    process = torchrun(2, "--max_restarts=3", *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
+    wait_for(lambda: logged(out, 1), process)
+    os.kill(ranks(process.pid)[1], signal.SIGKILL)  # before anything is saved
+    wait_for(lambda: not logged(out, 1), process)
+    wait_for(lambda: logged(out, 7), process)
+    os.kill(ranks(process.pid)[0], signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert re.findall(r"going on with step \d+", said) in (["going on with step 5"], ["going on with step 10"])
+    assert_same_run(out, twenty, 1e-5)
+
+
+@needs_proc
+def test_a_rank_that_dies_ends_all_and_another_number_goes_on(data, twenty, tmp_path):
+    out = tmp_path / "out"
+    process = torchrun(2, *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
+    wait_for(lambda: logged(out, 6), process)
+    began, pids = time.time(), ranks(process.pid)
+    os.kill(pids[1], signal.SIGKILL)
+    said = process.communicate(timeout=60)[0]
+    assert time.time() - began < 60 and process.returncode != 0 and "SIGKILL" in said
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
+    run("train.py", "--init_from=resume", f"--out_dir={out}", "--device=cpu", env=os.environ | ALONE)
+    assert_same_run(out, twenty, 1e-5)
+    got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True)["model"] for o in (out, twenty))
+    assert all(torch.allclose(got[k], w, atol=1e-5) for k, w in want.items())
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: the torture, python test_all.py --torture=50
+
+torture = 0  # how often to kill a small run at a random moment, by SIGKILL mostly; each time it is resumed
+MOMENTS = ("step", "step", "step", "evaluation", "evaluation", "save", "save", "save", "start")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+
+
+def tortured(kills, folder, data, max_iters=120, moments=MOMENTS, seed=0):
+    """
+    Kill a small run `kills` times, at moments drawn from `moments`, and resume it; where it ends before that, begin
+    another. AssertionError where one ends with other weights, optimizer state or log than an undisturbed run.
+    Returns what was hit: {(moment, signal): count}.
+    """
+    knobs = [*SMALL, "--dim=128", "--n_layers=4", "--dropout=0.1", f"--max_iters={max_iters}", f"--data_dir={data}",
+             "--eval_interval=10", "--save_interval=4"]  # fmt: skip
+    rng, hits, env, undisturbed = random.Random(seed), [], os.environ | ALONE, os.path.join(folder, "undisturbed")
+    run("train.py", *knobs, f"--out_dir={undisturbed}", env=env)
+    while len(hits) < kills:
+        out, said = tempfile.mkdtemp(dir=folder), ""
+        while "finished" not in said:
+            resume = any(os.path.exists(os.path.join(out, name)) for name in ("last.pt", "ckpt.pt"))
+            args = ("--init_from=resume", "--device=cpu") if resume else knobs
+            process = subprocess.Popen([sys.executable, "train.py", *args, f"--out_dir={out}"], cwd=HERE, env=env,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+            number = rng.choice(SIGNALS)
+            hit = kill_at(rng.choice(moments), process, number, out, rng) if len(hits) < kills else None
+            said = process.communicate(timeout=300)[0]
+            if hit:
+                hits.append((hit, number.name))
+                print(f"kill {len(hits)}: {number.name}, {hit}; {len(log_lines(out))} lines in the log", flush=True)
+            assert process.returncode in (0, -number) or hit and "interrupted" in said, said
+        assert_same_run(out, undisturbed, 0)
+        got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True) for o in (out, undisturbed))
+        assert all(torch.equal(got["model"][k], w) for k, w in want["model"].items()), out
+        for i, state in want["optimizer"]["state"].items():
+            assert all(torch.equal(got["optimizer"]["state"][i][k], v) for k, v in state.items()), out
+        assert got["best_val_loss"] == want["best_val_loss"] and not [p for p in os.listdir(out) if p.endswith(".tmp")]
+    return {hit: hits.count(hit) for hit in sorted(set(hits))}
+
+
+def kill_at(moment, process, number, out, rng):
+    """Send a signal at a moment of a run; returns where it hit, None where the run had ended before."""
+    old = log_inode(out)
+
+    def has_come():
+        lines = log_lines(out) if log_inode(out) != old else []  # it writes its log anew when it begins
+        if moment == "save":
+            return lines and half_saved(out)
+        if moment == "evaluation":
+            return lines and '9, "loss"' in lines[-1]
+        return lines or moment == "start"
+
+    while process.poll() is None and not has_come():
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, {"start": 4, "step": 1, "evaluation": 0.5, "save": 0.02}[moment]))
+    if process.poll() is not None:
+        return None
+    process.send_signal(number)
+    process.wait(timeout=300)
+    return f"in a {moment}" + "".join(f", half a {name} is left" for name in half_saved(out))
+
+
+def half_saved(out):
+    return [name for name in ("last.pt", "ckpt.pt") if os.path.exists(os.path.join(out, f"{name}.tmp"))]
+
+
+def log_inode(out):
+    path = os.path.join(out, "log.jsonl")
+    return os.stat(path).st_ino if os.path.exists(path) else 0
+
+
+def log_lines(out):
+    """The whole lines of a log that is being written."""
+    if not log_inode(out):
+        return []
+    with open(os.path.join(out, "log.jsonl"), encoding="utf-8") as f:
+        return f.read().split("\n")[:-1]
+
+
+def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_older_file(data, tmp_path):
+    ((hit, _),) = tortured(1, str(tmp_path), data, max_iters=12, moments=("save",))
+    assert hit.startswith("in a save")
+
+
+if __name__ == "__main__":
+    configurator.override(globals())
+    if not torture:
+        raise SystemExit(pytest.main([__file__]))
+    with tempfile.TemporaryDirectory() as scratch:
+        run("tinystories.py", "synthesize", f"--data_dir={scratch}", "--megabytes=2")
+        run("tinystories.py", "pretokenize", f"--data_dir={scratch}", "--vocab_size=512")
+        began, hits = time.time(), tortured(torture, scratch, scratch)
+    for (where, name), count in hits.items():
+        print(f"{count:>4}  {name:<8} {where}")
+    print(f"{sum(hits.values())} kills in {time.time() - began:.0f} s; every run ended as the undisturbed one, bit by bit")

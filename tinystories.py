@@ -34,8 +34,8 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import synthesize_stories
-from configurator import atomic_write, override
-from shards import END, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
+from configurator import atomic_write, end_with_parent, fetch, override
+from shards import MAKERS, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
 from tokenizer import Tokenizer
 
 data_dir = "data"  # where all of it lies
@@ -61,26 +61,23 @@ SHARDS = 50  # as many as the original has
 
 def download():
     """fetch TinyStories (--small=True: 22.5 MB of it)"""
-    from huggingface_hub import hf_hub_download  # comes with tokenizers
-
     name = "TinyStoriesV2-GPT4-valid.txt" if small else f"{STORIES}.tar.gz"
-    try:  # resumes what was cut off, checks the length, honours HF_ENDPOINT
-        path = hf_hub_download("roneneldan/TinyStories", name, repo_type="dataset", local_dir=data_dir)
-    except Exception as error:  # of several libraries below it: HTTP, connection, disk
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"could not download {name}: {reason[0]}") from None
+    path = fetch("roneneldan/TinyStories", name, data_dir)
     with new_stories("TinyStories, GPT-4 validation file" if small else "TinyStories") as folder:
         if small:
-            with open(path, encoding="utf-8") as f:
-                stories = [s.strip() for s in f.read().split(END)]
-            write_stories(folder, [{"story": s, "source": "GPT-4"} for s in stories if s])
+            stories = [text for _, text in texts_of(path)]
+            if len(stories) < SHARDS:
+                os.remove(path)
+                raise ValueError(f"{path} holds no stories and was deleted")
+            write_stories(folder, [{"story": s, "source": "GPT-4"} for s in stories])
         else:
             unpack(path, folder)
 
 
 def unpack(path, folder):
     """
-    Unpack dataNN.json out of a .tar.gz. tarfile's data filter refuses names that lead out of the folder.
+    Unpack dataNN.json out of a .tar.gz. tarfile's data filter refuses names and links that lead out of the
+    folder, and takes an absolute name for one inside it.
     """
     try:
         with (
@@ -104,13 +101,10 @@ def synthesize():
         raise ValueError(f"{data_dir} holds {corpus_name()}: give the synthetic ones another --data_dir")
     if corpus_name() == name:
         return print(f"{data_dir}/{STORIES} holds them already: {name}")
-    with new_stories(name) as folder, ProcessPoolExecutor(workers) as pool:
-        shards = pool.map(
-            functools.partial(
-                synthesize_stories.write_shard, seed, num_bytes=int(megabytes * 1e6 / SHARDS)
-            ),
-            range(SHARDS),
-        )
+    with new_stories(name) as folder, ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
+        size = int(megabytes * 1e6 / SHARDS)
+        write = functools.partial(synthesize_stories.write_shard, seed, num_bytes=size)
+        shards = pool.map(write, range(SHARDS))
         for i, stories in enumerate(tqdm(shards, total=SHARDS, desc="synthesize", unit="shard")):
             write_json(os.path.join(folder, f"data{i:02}.json"), stories)
 
@@ -130,9 +124,14 @@ def new_stories(name):
     count = len(glob.glob(os.path.join(glob.escape(new), "data*.json")))
     if not count:
         raise ValueError(f"{name}: no stories in it")
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # its name goes before it: no moment has a wrong one
+        os.remove(os.path.join(data_dir, "corpus.json"))
+    shutil.rmtree(folder + ".old", ignore_errors=True)
+    if os.path.exists(folder):  # not rmtree: killed in it, half a corpus would look like a whole one
+        os.replace(folder, folder + ".old")
     os.replace(new, folder)
     write_json(os.path.join(data_dir, "corpus.json"), {"corpus": name})
+    shutil.rmtree(folder + ".old", ignore_errors=True)
     print(f"{name}: {count} shards in {folder}")
 
 
@@ -155,9 +154,7 @@ def need_stories():
     try:
         download()
     except ValueError as error:
-        print(
-            f"\n*** {error}\n*** Taking SYNTHETIC stories instead; for real ones: tinystories.py download\n"
-        )
+        print(f"\n*** {error}\n*** Taking SYNTHETIC stories; for real ones: tinystories.py download\n")
         synthesize()
 
 
@@ -177,14 +174,8 @@ def train_vocab():
         need_stories()
         files, name = [(path, 0, None) for path in story_files()[1 : num_shards + 1]], corpus_name()
     print(f"training a vocabulary of {vocab_size} on {len(files)} shards of {name}")
-    lines = (
-        line
-        for part in files
-        for _, text in texts_of(*part, text_key)
-        if text
-        for line in text.splitlines()
-        if line
-    )
+    texts = (text for part in files for _, text in texts_of(*part, text_key) if text)
+    lines = (line for text in texts for line in text.splitlines() if line)
     model = io.BytesIO()
     try:  # the tutorial's settings: bytes for what has no piece, digits one by one, nothing normalised away
         sentencepiece.SentencePieceTrainer.train(
@@ -206,9 +197,9 @@ def own_tokenizer():
     """Where train_vocab writes and pretokenize looks: data/tok4096.model, or beside a text of one's own."""
     if tokenizer:
         return tokenizer
-    return (
-        f"{vocab_source.rstrip('/')}.model" if input else os.path.join(data_dir, f"tok{vocab_size}.model")
-    )
+    if input:
+        return f"{vocab_source.rstrip('/')}.model"
+    return os.path.join(data_dir, f"tok{vocab_size}.model")
 
 
 def own_parts():
@@ -216,10 +207,7 @@ def own_parts():
 
 
 def need_tokenizer(name):
-    """
-    The tokenizer, trained where there is none, or where ours was trained on other stories than those that
-    lie there now.
-    """
+    """The tokenizer; trained where there is none, or where ours learned from other stories than these."""
     path = own_tokenizer()
     made_from = path.replace(".model", ".json")
     if not tokenizer:
@@ -285,21 +273,17 @@ class PretokDataset(torch.utils.data.Dataset):
         paths = sorted(glob.glob(os.path.join(glob.escape(self.folder), "*.bin")))
         self.paths = paths[1:] if split == "train" else paths[:1]
         if not self.paths:
-            raise ValueError(
-                f"no shards to {split} on in {self.folder}: run python tinystories.py pretokenize"
-            )
-        self.masked = "row_len" in self.meta
-        if self.masked and self.meta["row_len"] != max_seq_len:
-            raise ValueError(
-                f"{self.folder} has rows of {self.meta['row_len']}: give --max_seq_len={self.meta['row_len']}"
-            )
-        self.stride = (
-            max_seq_len + self.masked
-        )  # rows stand apart; running text shares a token with the chunk before
+            raise ValueError(f"no shards for {split} in {self.folder}: pretokenize first ({MAKERS})")
+        row = self.meta.get("row_len")
+        self.masked = row is not None  # shards for fine-tuning
+        if self.masked and row != max_seq_len:
+            raise ValueError(f"{self.folder} has rows of {row}: give --max_seq_len={row}")
+        self.stride = max_seq_len + self.masked  # chunks of running text share a token
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
-        self.masks = (
-            [self._open(path[:-4] + ".mask", "uint8") for path in self.paths] if self.masked else None
-        )
+        self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
+        for path, ids, mask in zip(self.paths, self.ids, self.masks or ()):
+            if len(ids) != len(mask):
+                raise ValueError(f"{path} has {len(ids)} ids, and {len(mask)} bytes of mask beside it")
         self.ends = np.cumsum([(len(m) - (not self.masked)) // self.stride for m in self.ids])
         self._order = {}
 
@@ -316,9 +300,7 @@ class PretokDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         """An int gives (T,), (T,); a sequence of B ints gives (B, T), (B, T)."""
-        chunks = np.stack(
-            [self._chunk(i) for i in np.atleast_1d(index)]
-        )  # (B, T + 1), then (B, 2, T + 1) with a mask
+        chunks = np.stack([self._chunk(i) for i in np.atleast_1d(index)])  # (B, 2, T + 1)
         x, y = chunks[..., 0, :-1], chunks[..., 1, 1:]
         if np.ndim(index) == 0:
             x, y = x[0], y[0]
@@ -331,18 +313,13 @@ class PretokDataset(torch.utils.data.Dataset):
         start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
         x = self.ids[shard][start : start + self.max_seq_len + 1].astype(np.int64)
         if x.max() >= self.vocab_size:
-            raise ValueError(
-                f"{self.paths[shard]}: id {x.max()} at {start + x.argmax()} is outside the vocabulary "
-                f"of {self.vocab_size}"
-            )
+            where = f"{self.paths[shard]}: id {x.max()} at {start + x.argmax()}"
+            raise ValueError(f"{where} is outside the vocabulary of {self.vocab_size}")
         y = np.where(self.masks[shard][start : start + len(x)], x, -1) if self.masked else x
         return np.stack((x, y))
 
     def order(self, epoch):
-        """
-        The order in which an epoch reads the chunks: a permutation, and a function of (seed, epoch)
-        alone.
-        """
+        """The order in which an epoch reads the chunks: a permutation, a function of (seed, epoch) alone."""
         if epoch not in self._order:
             self._order = {epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self))}
         return self._order[epoch]
@@ -355,11 +332,8 @@ class PretokDataset(torch.utils.data.Dataset):
         """
         batch = start * world_size + rank
         while True:
-            at = np.arange(
-                batch * batch_size, (batch + 1) * batch_size
-            )  # positions in the run, all epochs in a row
-            epochs = at // len(self)
-            yield [int(self.order(e)[p]) for e, p in zip(epochs.tolist(), (at % len(self)).tolist())]
+            positions = range(batch * batch_size, (batch + 1) * batch_size)  # in the run, all epochs in a row
+            yield [int(self.order(p // len(self))[p % len(self)]) for p in positions]
             batch += world_size
 
     def __iter__(self):
