@@ -591,8 +591,8 @@ def test_the_kv_cache_changes_no_logits():
     cache = torch.zeros(3, 2, 2, 2, 32, 16)
     with torch.no_grad():
         want = model(x)[0]
-        got = [model.output(model.hidden(x[:, :7], cache, 0))]
-        got += [model.output(model.hidden(x[:, t : t + 1], cache, t)) for t in range(7, 20)]
+        got = [model.output(model.hidden(x[:, :7], cache))]
+        got += [model.output(model.hidden(x[:, t : t + 1], cache, torch.tensor([t]))) for t in range(7, 20)]
     assert torch.allclose(torch.cat(got, 1), want, atol=1e-4)
 
 
