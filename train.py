@@ -24,6 +24,8 @@ import signal
 import sys
 import time
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see experiments.md, "waiting threads"
+
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
