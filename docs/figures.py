@@ -31,7 +31,7 @@ from configurator import override
 from prepare_data import convert_message
 from tokenizer import Tokenizer
 
-checkpoint = "output/ckpt.pt"  # for data, decoder, cache, head
+checkpoint = "output/ckpt.pt"  # for data, decoder, lr, cache, head
 log = "output/log.jsonl"  # for loss, lr
 tokenizer = "tokenizer_k"  # for mask: a folder with a chat template
 only = ""  # pictures to draw, with commas between them; '' is all
@@ -220,21 +220,22 @@ def loss():
 
 
 def lr():
-    """train.py's get_lr for both schedules, at the quick start's knobs; and what the run has logged."""
+    """train.py's get_lr for both schedules, at the run's knobs; and what the run has logged."""
     scope, points = from_train(), logged(log, "lr")
-    top, last = max(value for _, value in points), logged(log, "val_loss")[-1][0]
-    scope |= {"learning_rate": top, "max_iters": last, "warmup_iters": 20}
-    ax = d.chart("The learning rate, with the two schedules of train.py", "step", "learning rate")
-    small = ax.inset_axes((0.13, 0.14, 0.27, 0.4), xlim=(-1, 60), ylim=(0, top * 1.12))
+    scope.update(M.load_checkpoint(checkpoint)["config"])  # in place: they are get_lr's globals
+    top, last, chosen = scope["learning_rate"], scope["max_iters"], scope["schedule"]
+    ax = d.chart("The learning rate, by the two schedules of train.py", "step", "learning rate")
+    small = ax.inset_axes((0.13, 0.14, 0.27, 0.4), ylim=(0, top * 1.12))
     small.set_title("the beginning", size=d.SMALL, pad=4)
-    for schedule, color in (("cosine", "blue"), ("linear", "orange")):
+    for schedule, color, at in (("cosine", "blue", 0.5), ("linear", "orange", 0.7)):
         scope["schedule"] = schedule
         values = [scope["get_lr"](step) for step in range(last + 1)]
-        for at in (ax, small):
-            at.plot(values, color=color)
-    d.beside(ax, last * 0.5, top / 2, "cosine", "blue", dx=10, dy=10, ha="left")
-    d.beside(ax, last * 0.7, top * 0.75, "linear; dots: the run's log", "orange", dx=10, dy=10, ha="left")
-    ax.plot(*zip(*points[:: max(1, len(points) // 12)]), "o", color="orange", markersize=4)
+        ax.plot(values, color=color)
+        small.plot(values[: 3 * scope["warmup_iters"] + 1], color=color)
+        if schedule == chosen:
+            ax.plot(*zip(*points[:: max(1, len(points) // 12)]), "o", color=color, markersize=4)
+        text = f"{schedule}{'; dots: the log of the run' * (schedule == chosen)}"
+        d.beside(ax, last * at, values[int(last * at)], text, color, dx=10, dy=10, ha="left")
 
 
 def cache():
