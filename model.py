@@ -100,6 +100,25 @@ def apply_rope(x, cos, sin):
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).type_as(x)
 
 
+def attention(q, k, v, mask=None, dropout=0.0):
+    """
+    softmax(q k^T / sqrt(D)) v: each query compares itself with the keys, and takes of their values as much as
+    they are alike. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask (T, S): True where a query may
+    look; None: at all positions up to its own, T = S.
+    """
+    (B, H, T, D), (_, K, S, _) = q.shape, k.shape
+    cpu = q.device.type == "cpu"
+    if torch.compiler.is_compiling() and (cpu or mask is not None):
+        if mask is None:
+            mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
+        scores = (q.reshape(B, K, -1, D) @ k.mT).view(B, H, T, S) / math.sqrt(D)
+        weights = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(dim=-1), dropout).type_as(v)
+        return (weights.view(B, K, -1, S) @ v).view(B, H, T, D)
+    if not cpu:  # not all of CUDA's kernels know groups
+        k, v = (x.repeat_interleave(H // K, dim=1) for x in (k, v))  # (B, H, S, D)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=cpu)
+
+
 class Attention(nn.Module):
     """
     Causal self-attention with grouped queries (Ainslie et al. 2023, arXiv:2305.13245). (B, T, C) -> (B,
@@ -120,11 +139,10 @@ class Attention(nn.Module):
         self.wv = nn.Linear(args.dim, args.n_kv_heads * self.head_dim, bias=False)
         self.wo = nn.Linear(args.n_heads * self.head_dim, args.dim, bias=False)
 
-    def forward(self, x, cos, sin, cache=None, start=0):
+    def forward(self, x, cos, sin, cache=None, at=None, mask=None):
         """
-        cache: this layer's keys and values (2, B, K, max_seq_len, D), known up to position `start`, or
-        None. With one, x is either the whole text from position 0 or a single next token: is_causal below
-        knows of no other offset.
+        cache: this layer's keys and values (2, B, K, S, D), which x is added to at the positions `at` (T). With
+        a mask, x also looks at what lies there already.
         """
         B, T, _ = x.shape
         q = self.wq(x).view(B, T, self.n_heads, self.head_dim)
@@ -132,14 +150,11 @@ class Attention(nn.Module):
         v = self.wv(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, D)
         q = apply_rope(q, cos, sin).transpose(1, 2)  # (B, H, T, D)
         k = apply_rope(k, cos, sin).transpose(1, 2)  # (B, K, T, D)
-        if cache is not None:  # nothing before the earlier positions has changed: what they computed stays
-            cache[0, :, :, start : start + T], cache[1, :, :, start : start + T] = k, v
-            k, v = cache[:, :, :, : start + T]
-        k = k.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)  # (B, H, T, D)
-        v = v.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1)
-        y = F.scaled_dot_product_attention(  # softmax(q k^T / sqrt(D)) v, without holding a (T, T) matrix
-            q, k, v, is_causal=T > 1, dropout_p=self.dropout if self.training else 0.0
-        )
+        if cache is not None:
+            cache[0].index_copy_(2, at, k), cache[1].index_copy_(2, at, v)
+            if mask is not None:  # earlier positions see nothing new: what they computed stays
+                k, v = cache  # (B, K, S, D)
+        y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, -1)  # (B, T, H * D)
         return F.dropout(self.wo(y), self.dropout, self.training)
 
@@ -169,8 +184,8 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(args.dim, args.norm_eps)
         self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
 
-    def forward(self, x, cos, sin, cache=None, start=0):
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache, start)
+    def forward(self, x, cos, sin, cache=None, at=None, mask=None):
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache, at, mask)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -184,6 +199,7 @@ class Transformer(nn.Module):
         self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
         if args.tie_embeddings:  # Press & Wolf 2017, arXiv:1608.05859
             self.output.weight = self.tok_embeddings.weight
+        self.compiled_step = None  # step() for a single token, where somebody has compiled it
         cos, sin = rope_tables(args.dim // args.n_heads, args.max_seq_len, args.rope_theta)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
@@ -195,15 +211,21 @@ class Transformer(nn.Module):
                 last = name.endswith(("wo.weight", "w2.weight"))
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * args.n_layers) if last else 0.02)
 
-    def hidden(self, tokens, cache=None, start=0):
-        """tokens (B, T) at positions start .. start + T - 1 -> (B, T, C), ready for the output projection."""
+    def hidden(self, tokens, cache=None, at=None):
+        """
+        tokens (B, T) -> (B, T, C), normalised, ready for the output projection. They are the positions 0 .. T -
+        1, whose keys and values go into the cache (L, 2, B, K, S, D), where there is one. With `at` (1), they
+        are a single position, T = 1, that sees what the cache holds of those before.
+        """
         T = tokens.shape[1]
-        if start + T > self.args.max_seq_len:
-            raise ValueError(f"{start + T} positions, but max_seq_len is {self.args.max_seq_len}")
+        if T > self.args.max_seq_len:
+            raise ValueError(f"{T} positions, but max_seq_len is {self.args.max_seq_len}")
         x = F.dropout(self.tok_embeddings(tokens), self.args.dropout, self.training)  # (B, T, C)
-        cos, sin = self.rope_cos[start : start + T], self.rope_sin[start : start + T]
+        mask = None if at is None else torch.arange(cache.shape[-2], device=at.device) <= at[:, None]  # (1, S)
+        at = torch.arange(T, device=tokens.device) if at is None else at  # (T)
+        cos, sin = self.rope_cos[at], self.rope_sin[at]  # (T, D / 2)
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, None if cache is None else cache[i], start)
+            x = layer(x, cos, sin, None if cache is None else cache[i], at, mask)
         return self.norm(x)
 
     def forward(self, tokens, targets=None):
@@ -215,6 +237,10 @@ class Transformer(nn.Module):
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def step(self, tokens, cache, at=None):
+        """See hidden(): the same, but the logits (B, V) of the token after the last."""
+        return self.output(self.hidden(tokens, cache, at)[:, -1])
 
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -273,16 +299,18 @@ class Transformer(nn.Module):
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         shape = (a.n_layers, 2, len(idx), a.n_kv_heads, a.max_seq_len, a.dim // a.n_heads)
-        cache, start = torch.zeros(shape, dtype=dtype, device=idx.device), 0  # (L, 2, B, K, T, D)
+        cache, at = torch.zeros(shape, dtype=dtype, device=idx.device), None  # (L, 2, B, K, T, D)
         stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=idx.device)
         done = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
         for _ in range(max_new_tokens):
             if idx.shape[1] > a.max_seq_len:
-                idx, start = idx[:, -(a.max_seq_len + 1) // 2 :], 0
-            last = self.hidden(idx[:, start:], cache, start)[:, -1]  # (B, C): of what is new, the last
-            start = idx.shape[1]
-            new = pick(self.output(last), temperature, top_k, top_p, generator)  # (B,)
-            new = torch.where(done, idx[:, -1], new)
+                idx, at = idx[:, -(a.max_seq_len + 1) // 2 :], None
+            if at is None:
+                logits = self.step(idx, cache)
+            else:
+                logits = (self.compiled_step or self.step)(new[:, None], cache, at)
+            at = torch.tensor([idx.shape[1]], device=idx.device)  # where the new token will stand
+            new = torch.where(done, idx[:, -1], pick(logits, temperature, top_k, top_p, generator))  # (B,)
             done = done | torch.isin(new, stops)
             yield new
             if done.all():
@@ -306,15 +334,14 @@ def pick(logits, temperature, top_k=None, top_p=None, generator=None):
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature
-    if top_k:
-        kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[:, -1:]  # (B, 1)
-        logits = logits.masked_fill(logits < kth, -math.inf)
+    k = min(top_k or logits.shape[-1], logits.shape[-1])
+    logits, ids = logits.topk(k, dim=-1)  # (B, k), the likeliest first
     probs = logits.softmax(dim=-1)
     if top_p and top_p < 1:
-        sorted_probs, ids = probs.sort(dim=-1, descending=True)
-        beyond = sorted_probs.cumsum(dim=-1) - sorted_probs >= top_p  # the ones before it suffice already
-        probs = probs.masked_fill(beyond.gather(-1, ids.argsort(dim=-1)), 0.0)
-    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+        beyond = probs.cumsum(dim=-1) - probs >= top_p  # the ones before it suffice already
+        probs = probs.masked_fill(beyond, 0.0)
+    choice = torch.multinomial(probs, 1, generator=generator)  # (B, 1), a place in the order
+    return ids.gather(-1, choice).squeeze(1)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -324,7 +351,8 @@ def pick(logits, temperature, top_k=None, top_p=None, generator=None):
 def load_checkpoint(path, mmap=False) -> dict:
     """
     A .pt file of ours or llama2.c's as a dict of plain types and tensors, on the CPU. Nothing in it can
-    run.
+    run; ValueError where it is cut off or no checkpoint. Not promised: that flipped bits in the weights are
+    noticed.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -332,9 +360,11 @@ def load_checkpoint(path, mmap=False) -> dict:
         raise ValueError(f"no checkpoint at {path}: train one with python train.py") from None
     except pickle.UnpicklingError:
         raise ValueError(f"{path} is no checkpoint, or holds more than tensors and plain types") from None
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(checkpoint, dict) or "model" not in checkpoint or "model_args" not in checkpoint:
+    except Exception as error:  # of damaged files torch.load raises whatever it trips over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a whole checkpoint: {reason}") from None
+    known = isinstance(checkpoint, dict) and (checkpoint.get("model"), checkpoint.get("model_args"))
+    if not known or not all(isinstance(part, dict) for part in known):
         raise ValueError(f"{path} is not a checkpoint: it has no model and model_args")
     return checkpoint
 

@@ -9,8 +9,9 @@ The Chinese data: from two corpora to shards of token ids, one verb a stage.
     python prepare_data.py pretokenize_sft the messages' ids and masks    -> data/belle_sft/
 
 --input and --output name other files. seq-monkey is read packed, as it comes, or unpacked; one line of it
-is in memory at a time. Work that is done, even by a run that was killed, is not done again. Then follows
-train.py --vocab_source=data/seq_monkey, and after it data/belle_sft with --init_from=output/ckpt.pt.
+is in memory at a time, and what is above 16 MB of it is passed over. Downloads and shards that are done,
+even by a run that was killed, are not done again; `pretrain` and `sft` write one file, and begin anew. Then
+follows train.py --vocab_source=data/seq_monkey, and after it data/belle_sft with --init_from=output/ckpt.pt.
 seq-monkey: Mobvoi's corpus of web pages, encyclopedias, books. BELLE: Ji et al. 2023, arXiv:2303.14742.
 """
 
@@ -27,8 +28,8 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
-from configurator import atomic_write, need, override
-from shards import build_shards, cut, encode_shard, field, json_lines, read_meta
+from configurator import atomic_write, fetch, need, override
+from shards import LONGEST, build_shards, cut, encode_shard, field, json_lines, read_line, read_meta
 from tokenizer import Tokenizer
 
 input = ""  # what to read; where not given, what stands above
@@ -49,7 +50,6 @@ PLACES = {  # verb: (input, output)
 CHUNK = 512  # characters
 SYSTEM = "你是一个AI助手"  # the system message of every conversation
 SPEAKERS = {"human": "user", "assistant": "assistant"}  # BELLE's names, and the chat template's
-LONGEST = 1 << 24  # bytes of a line; what is longer is no document, and must not fill the memory
 NAMED = 20  # bad lines of a kind that are named; those after them are only counted
 REASONS = {json.JSONDecodeError: "no JSON", UnicodeDecodeError: "no UTF-8", RecursionError: "too deep",
            UnicodeEncodeError: "half a surrogate pair"}  # fmt: skip
@@ -66,9 +66,9 @@ def places(verb):
 def download():
     """fetch seq-monkey and BELLE"""
     folder, failed = output or "data", []
-    for fetch in (fetch_seq_monkey, fetch_belle):
-        try:  # both clients go on where they were cut off, and check what they got
-            print(f"downloaded {fetch(folder)}")
+    for get in (fetch_seq_monkey, fetch_belle):
+        try:  # both go on where they were cut off, and check what they got
+            print(f"downloaded {get(folder)}")
         except Exception as error:  # of several libraries below them
             failed.append((str(error).strip().splitlines() or [type(error).__name__])[0])
     if failed:
@@ -83,8 +83,7 @@ def fetch_seq_monkey(folder):
 
 
 def fetch_belle(folder):
-    hub = need("huggingface_hub", "BELLE")  # comes with tokenizers
-    return hub.hf_hub_download("BelleGroup/train_3.5M_CN", BELLE, repo_type="dataset", local_dir=folder)
+    return fetch("BelleGroup/train_3.5M_CN", BELLE, folder)
 
 
 def pretrain():
@@ -132,6 +131,8 @@ def rewrite(verb, key, kind, convert):
     with atomic_write(target, "wb") as f:
         for number, line in lines_of(source):
             try:
+                if line is None:
+                    raise ValueError(f"longer than {LONGEST:,} bytes")
                 item = json.loads(line)
                 if not isinstance(item, dict) or not isinstance(item.get(key), kind):
                     raise ValueError(f"no {key}")
@@ -150,20 +151,20 @@ def rewrite(verb, key, kind, convert):
 
 
 def lines_of(path):
-    """(number, bytes) of each line that is not blank, under a bar of the bytes on the disk."""
+    """
+    (number, bytes) of each line that is not blank, under a bar of the bytes on the disk; None for the bytes
+    of a line above LONGEST.
+    """
     number, size = 0, os.path.getsize(path)
     with open(path, "rb") as raw, tqdm(total=size, unit="B", unit_scale=True, desc="read") as bar:
         try:
             for f in unpacked(raw, path):
-                while line := f.readline(LONGEST):
-                    rest = line
-                    while len(rest) == LONGEST and not rest.endswith(b"\n"):
-                        rest = f.readline(LONGEST)
-                    number += 1
+                while (found := read_line(f))[0]:
+                    number, (line, size) = number + 1, found
                     if number % 1000 == 0:
                         bar.update(raw.tell() - bar.n)
                     if not line.isspace():
-                        yield number, line
+                        yield number, line if size == len(line) else None
         except (tarfile.TarError, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.errno:  # the disk's fault, not the file's
                 raise

@@ -21,10 +21,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import numpy as np
 from tqdm import tqdm
 
-from configurator import atomic_write, remove_leftovers
+from configurator import atomic_write, end_with_parent, remove_leftovers
 from tokenizer import Tokenizer
 
 END = "<|endoftext|>"  # stands between the documents of a .txt
+LONGEST = 1 << 24  # bytes of a line of .jsonl; what is longer is no document, and must not fill the memory
+PIECE = 1 << 20  # bytes of a document of .txt; what is longer becomes several
 MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
 
 
@@ -63,34 +65,63 @@ def texts_of(path, start=0, end=None, text_key="story"):
         for at, item in json_lines(path, start, end):
             yield f"{path}: the line at byte {at}", field(item, text_key)
     else:
-        with open(path, "rb") as f:
-            f.seek(start)
-            data = f.read() if end is None else f.read(end - start)
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 at byte {start + error.start}") from None
-        for i, document in enumerate(text.split(END)):
-            if document.strip():
-                yield f"{path}: document {i}", document.strip()
+        for at, document in documents(path, start, os.path.getsize(path) if end is None else end):
+            try:
+                text = document.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path} is not UTF-8 at byte {at + error.start}") from None
+            if text:
+                yield f"{path}: the document at byte {at}", text
+
+
+def documents(path, start, end):
+    """(byte at which it begins, its bytes) for each document of a part of a .txt; a long one in pieces."""
+    mark, rest = END.encode(), b""
+    with open(path, "rb") as f:
+        f.seek(start)
+        while start < end:
+            block = f.read(min(PIECE, end - start - len(rest)))
+            *whole, rest = (rest + block).split(mark)
+            for document in whole:
+                yield start, document
+                start += len(document) + len(mark)
+            if not block or len(rest) >= PIECE + len(mark):  # and not inside of a mark either
+                at = len(rest) if not block else rest.rfind(b"\n", 0, PIECE) + 1 or PIECE
+                while PIECE - 3 < at < len(rest) and rest[at] & 0xC0 == 0x80:  # not inside of a character
+                    at -= 1
+                yield start, rest[:at]
+                start, rest = start + at, rest[at:]
+                if not block:
+                    return
 
 
 def json_lines(path, start=0, end=None):
     """
     (byte at which the line begins, its value) for each line of a part of a .jsonl, one in memory at a
-    time. None stands for a line that is no JSON.
+    time. None stands for a line that is no JSON, or longer than LONGEST.
     """
     with open(path, "rb") as f:
         f.seek(start)
-        for line in f:
-            if end is not None and start >= end:
+        while end is None or start < end:
+            line, size = read_line(f)
+            if not line:
                 return
-            if line.strip():
+            if not line.isspace():
                 try:
-                    yield start, json.loads(line)
+                    yield start, json.loads(line) if size == len(line) else None
                 except (ValueError, RecursionError):
                     yield start, None
-            start += len(line)
+            start += size
+
+
+def read_line(f):
+    """(the first LONGEST bytes of the next line of a binary file, its length); b"" at the end."""
+    line = f.readline(LONGEST)
+    size = len(rest := line)
+    while len(rest) == LONGEST and not rest.endswith(b"\n"):
+        rest = f.readline(LONGEST)
+        size += len(rest)
+    return line, size
 
 
 def field(item, text_key):
@@ -118,21 +149,23 @@ def cut(path, parts):
         if mark not in f.read(1 << 20):
             mark = b"\n"
         for i in range(1, parts):
-            f.seek(size * i // parts)
-            bounds.append(f.tell() + _bytes_to(f, mark))
+            if (at := size * i // parts) >= bounds[-1]:  # no very long line is read twice
+                f.seek(at)
+                bounds.append(at + _bytes_to(f, mark))
     bounds.append(size)
     return [(a, b) for a, b in zip(bounds, bounds[1:]) if a < b]
 
 
 def _bytes_to(f, mark):
     """How many bytes from here to just behind the next mark (or the file's end)."""
-    read = b""
+    passed, read = 0, f.read(1 << 16)
     while mark not in read:
+        passed += max(0, len(read) - len(mark))  # what is passed is let go: a line may be very long
         block = f.read(1 << 16)
-        read += block
         if not block:
-            return len(read)
-    return read.index(mark) + len(mark)
+            return passed + min(len(read), len(mark))
+        read = read[-len(mark) :] + block
+    return passed + read.index(mark) + len(mark)
 
 
 def fast_encoder(tok: Tokenizer, dtype):
@@ -216,7 +249,7 @@ def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **ext
 
 def _all_shards(folder, jobs, work, tok, dtype, done, workers):
     """Run the jobs; yields (name, record, whether it was made) as they end. ValueError names the shard."""
-    with ProcessPoolExecutor(max(1, min(workers, len(jobs)))) as pool:
+    with ProcessPoolExecutor(max(1, min(workers, len(jobs))), initializer=end_with_parent) as pool:
         futures = {}
         for job in jobs:
             old = done.get(job["name"])
@@ -303,6 +336,8 @@ def read_meta(folder, vocab_size=None):
             print(f"{folder} has no meta.json: taking its shards for llama2.c's, uint16", file=sys.stderr)
         return {"dtype": "uint16"}
     meta = read_json(path)
+    if not (isinstance(meta, dict) and meta.get("dtype") in ("uint16", "uint32") and "vocab_size" in meta):
+        raise ValueError(f"{path} does not say vocab_size and dtype (uint16 or uint32)")
     if vocab_size and meta["vocab_size"] != vocab_size:
         raise ValueError(f"{folder} holds ids of a vocabulary of {meta['vocab_size']}, not {vocab_size}")
     return meta

@@ -8,19 +8,25 @@ Real data is read from ../shared/data where that folder lies beside the reposito
 without it.
 """
 
+import hashlib
+import http.server
 import io
 import json
 import math
 import os
+import pickle
 import random
 import re
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
+import threading
 import time
 from types import SimpleNamespace
 
@@ -585,8 +591,8 @@ def test_the_kv_cache_changes_no_logits():
     cache = torch.zeros(3, 2, 2, 2, 32, 16)
     with torch.no_grad():
         want = model(x)[0]
-        got = [model.output(model.hidden(x[:, :7], cache, 0))]
-        got += [model.output(model.hidden(x[:, t : t + 1], cache, t)) for t in range(7, 20)]
+        got = [model.output(model.hidden(x[:, :7], cache))]
+        got += [model.output(model.hidden(x[:, t : t + 1], cache, torch.tensor([t]))) for t in range(7, 20)]
     assert torch.allclose(torch.cat(got, 1), want, atol=1e-4)
 
 
@@ -1450,16 +1456,11 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, name):
 
 def test_a_chinese_model_chats_through_transformers(tok, tmp_path):
     transformers = pytest.importorskip("transformers")
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words, max_seq_len=256)
     folder = exported(W.open_source(checkpoint), "hf", tmp_path / "hf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    chat = [
-        {"role": "system", "content": "你是一个AI助手"},
-        {"role": "user", "content": "你好！今天天气怎么样？"},
-    ]
-    encoded = theirs.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    chat = [system(), user("你好！今天天气怎么样？")]
+    encoded = theirs.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     ids = encoded["input_ids"]
     assert ids[0].tolist() == tok.encode_chat(chat, add_generation_prompt=True)[0]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -1696,3 +1697,632 @@ def test_optional_packages_are_asked_for_by_name(tok, tmp_path, script, package)
     env = os.environ | {"PYTHONPATH": str(hide)}
     said = run(script, *(knobs if script == "export.py" else ()), ok=False, env=env)[1]
     assert len(said.splitlines()) == 1 and f"pip install {package}" in said
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: many processes, and processes that die
+
+ALONE = {"OMP_NUM_THREADS": "1"}  # several processes at once: a thread each, or they wait for one another
+TWENTY = (*SMALL, "--batch_size=2", "--gradient_accumulation_steps=4", "--max_iters=20", "--eval_interval=10", "--save_interval=5",
+          "--dropout=0.1")  # fmt: skip
+SIDES = {"tok_per_s", "tokens"}  # of a row of the log: what a run may differ in, or what cannot
+
+
+@pytest.fixture(scope="session")
+def twenty(data, tmp_path_factory):
+    """output/ of 20 steps, with dropout, by one process."""
+    out = str(tmp_path_factory.mktemp("twenty") / "output")
+    run("train.py", *TWENTY, f"--data_dir={data}", f"--out_dir={out}", env=os.environ | ALONE)
+    return out
+
+
+def torchrun(processes, *args):
+    """Start train.py as several processes of this machine; returns torchrun's process."""
+    own = [a for a in args if a.startswith("--max_restarts")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *own, "train.py",
+         *(a for a in args if a not in own)],
+        cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | ALONE,
+    )  # fmt: skip
+
+
+def children(parent):
+    """Process ids of those that a process (None: any) has started and that live."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            status = read_bytes(f"/proc/{pid}/status")
+        except OSError:  # it has ended
+            continue
+        if b"\nState:\tZ" not in status and (not parent or f"\nPPid:\t{parent}\n".encode() in status):
+            found.append(int(pid))
+    return found
+
+
+def ranks(parent):
+    """{rank: process id} of the processes that torchrun has started."""
+    environs = {pid: read_bytes(f"/proc/{pid}/environ") for pid in children(parent)}
+    found = {pid: re.search(rb"(?:^|\0)RANK=(\d+)", environ) for pid, environ in environs.items()}
+    return {int(rank[1]): pid for pid, rank in found.items() if rank}
+
+
+def wait_for(happens, process, seconds=60):
+    until = time.time() + seconds
+    while not happens():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < until, "it did not come to this"
+        time.sleep(0.002)
+
+
+def logged(out, step):
+    """Whether the training row of a step is in the log, as the text of a file that is being written."""
+    try:
+        with open(os.path.join(out, "log.jsonl"), encoding="utf-8") as f:
+            return f'"step": {step}, "loss"' in f.read()
+    except FileNotFoundError:
+        return False
+
+
+def assert_same_run(out, other, tolerance):
+    """Every step and evaluation once, in order, with the numbers of the other run."""
+    rows, want = (read_rows(os.path.join(o, "log.jsonl")) for o in (out, other))
+    assert [(r["step"], r.keys()) for r in rows] == [(r["step"], r.keys()) for r in want]
+    for row, other_row in zip(rows, want):
+        for key in row.keys() - SIDES:
+            room = tolerance * (10 if key == "grad_norm" else 1)  # a root of a sum over all weights
+            assert abs(row[key] - other_row[key]) <= room, (row, other_row)
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes by /proc, which Linux has")
+
+
+def test_four_processes_train_as_one_does(data, twenty, tmp_path):
+    process = torchrun(4, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}/out")
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert said.count("finished: 20 steps") == 1  # only the first process speaks
+    assert_same_run(tmp_path / "out", twenty, 1e-5)
+
+
+@needs_proc
+def test_torchrun_starts_a_run_again_that_goes_on_by_itself(data, twenty, trained, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(os.path.join(trained, "last.pt"), out)  # an older run's, at step 40: not to be gone on from
+    process = torchrun(2, "--max_restarts=3", *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
+    wait_for(lambda: logged(out, 1), process)
+    os.kill(ranks(process.pid)[1], signal.SIGKILL)  # before anything is saved
+    wait_for(lambda: not logged(out, 1), process)
+    wait_for(lambda: logged(out, 7), process)
+    os.kill(ranks(process.pid)[0], signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert re.findall(r"going on with step \d+", said) in (["going on with step 5"], ["going on with step 10"])
+    assert_same_run(out, twenty, 1e-5)
+
+
+@needs_proc
+def test_a_rank_that_dies_ends_all_and_another_number_goes_on(data, twenty, tmp_path):
+    out = tmp_path / "out"
+    process = torchrun(2, *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
+    wait_for(lambda: logged(out, 6), process)
+    began, pids = time.time(), ranks(process.pid)
+    os.kill(pids[1], signal.SIGKILL)
+    said = process.communicate(timeout=60)[0]
+    assert time.time() - began < 60 and process.returncode != 0 and "SIGKILL" in said
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
+    run("train.py", "--init_from=resume", f"--out_dir={out}", "--device=cpu", env=os.environ | ALONE)
+    assert_same_run(out, twenty, 1e-5)
+    got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True)["model"] for o in (out, twenty))
+    assert all(torch.allclose(got[k], w, atol=1e-5) for k, w in want.items())
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: numbers that go wrong, full disks, preparation that is killed
+
+
+def test_a_step_whose_gradients_are_not_finite_changes_nothing_and_is_counted(data, tmp_path):
+    order, ds = dataset(data).order(0), dataset(data)
+    inputs = [ds[[int(i) for i in order[8 * step : 8 * step + 8]]][0] for step in range(12)]  # (8, 64) a step
+    with_id = {i: [step for step, x in enumerate(inputs) if (x == i).any()] for i in range(259, 512)}
+    rare, bad = next((i, steps) for i, steps in with_id.items() if 2 <= len(steps) <= 3 and steps[-1] - steps[0] > 2)
+    torch.manual_seed(0)
+    model = M.Transformer(M.ModelArgs(dim=64, n_layers=2, n_heads=4, vocab_size=512, max_seq_len=64, tie_embeddings=False))
+    model.tok_embeddings.weight.data[rare] = math.inf  # whatever reads it is no number
+    torch.save({"model": model.state_dict(), "model_args": M.plain_args(model.args)}, tmp_path / "inf.pt")
+    said, _ = run("train.py", *SMALL, f"--data_dir={data}", f"--init_from={tmp_path}/inf.pt", f"--out_dir={tmp_path}/out",
+                  "--max_iters=12", "--log_interval=2", "--eval_interval=100", "--eval_iters=1")  # fmt: skip
+    assert f"{len(bad)} steps whose gradients were not finite were skipped" in said
+    text = (tmp_path / "out" / "log.jsonl").read_text()
+    rows = [r for r in map(json.loads, text.splitlines()) if "loss" in r]
+    assert {r["step"] for r in rows if r["loss"] is None} == {step for step in bad if step % 2 == 0} and "NaN" not in text
+    assert not (tmp_path / "out" / "last.pt").exists()  # weights that are not finite are no state to go on from
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function of a size: mounts a file system of so many KB, or makes it so large; returns its folder."""
+    folder, mounted = tmp_path / "disk", []
+    folder.mkdir()
+
+    def mount(kilobytes):
+        options = f"{'remount,' * len(mounted)}size={kilobytes}k"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip("only root may mount a small file system")
+        mounted[:] = [folder]
+        return folder
+
+    try:
+        yield mount
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_save_leaves_the_older_file(trained, small_disk):
+    size = os.path.getsize(os.path.join(trained, "last.pt")) // 1024
+    out = small_disk(size * 5 // 2)
+    for name in ("last.pt", "ckpt.pt", "log.jsonl"):
+        shutil.copy2(os.path.join(trained, name), out)
+    before = (out / "last.pt").read_bytes()
+    complaint = run("train.py", "--init_from=resume", f"--out_dir={out}", "--max_iters=43", "--eval_interval=100",
+                    "--device=cpu", ok=False)[1].splitlines()[-1]  # fmt: skip
+    assert "No space left on device" in complaint and str(out / "last.pt") in complaint
+    assert (out / "last.pt").read_bytes() == before and not list(out.glob("*.tmp"))
+    small_disk(size * 4)
+    run("train.py", "--init_from=resume", f"--out_dir={out}", "--max_iters=43", "--eval_interval=100", "--device=cpu")
+    assert torch.load(out / "last.pt", weights_only=True)["iter_num"] == 43
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_shard_leaves_the_others(data, small_disk):
+    disk = small_disk(1024)  # about half of the shards
+    args = ("tinystories.py", "pretokenize", f"--data_dir={data}", "--vocab_size=512", f"--vocab_source={disk}/ids")
+    complaint = run(*args, ok=False)[1].splitlines()[-1]
+    assert "No space left on device" in complaint and f"{disk}/ids/" in complaint and not list(disk.glob("ids/*.tmp"))
+    with pytest.raises(ValueError, match="unfinished"):
+        shards.read_meta(f"{disk}/ids")
+    done = {name: (disk / "ids" / f"{name}.bin").stat().st_mtime_ns
+            for name in shards.read_json(disk / "ids" / "meta.partial.json")["shards"]}  # fmt: skip
+    small_disk(8192)
+    run(*args)
+    assert_same_shards(disk / "ids", os.path.join(data, "tok512"))
+    assert 5 < len(done) < 50 and all((disk / "ids" / f"{n}.bin").stat().st_mtime_ns == t for n, t in done.items())
+
+
+def assert_same_shards(folder, other):
+    names = [sorted(n for n in os.listdir(f) if n != "meta.json") for f in (folder, other)]
+    assert names[0] == names[1]
+    assert all(read_bytes(os.path.join(folder, n)) == read_bytes(os.path.join(other, n)) for n in names[0])
+    metas = [shards.read_json(os.path.join(f, "meta.json")) for f in (folder, other)]
+    assert [m | {"tokenizer": ""} for m in metas][0] == [m | {"tokenizer": ""} for m in metas][1]  # it is a path
+
+
+@needs_proc
+@pytest.mark.parametrize("maker", ["tinystories.py", "prepare_data.py"])
+def test_shards_killed_half_way_go_on_and_are_the_same(data, zh, tmp_path, maker):
+    folder, args = tmp_path / "ids", ("--vocab_size=512", f"--data_dir={data}", f"--vocab_source={tmp_path}/ids")
+    if maker == "prepare_data.py":
+        rows = [row for row in read_rows(zh / "chunks.jsonl") for _ in range(8)]
+        write_rows(tmp_path / "chunks.jsonl", rows)
+        args = (f"--input={tmp_path}/chunks.jsonl", f"--tokenizer={zh}/tokenizer_k", f"--output={folder}")
+    command = [sys.executable, maker, "pretokenize", *args, "--workers=2"]
+    process = subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list(folder.glob("*.bin"))) < 4:
+        time.sleep(0.001)
+    pool = children(process.pid)
+    process.kill()
+    process.wait()
+    done = shards.read_json(folder / "meta.partial.json")["shards"] if (folder / "meta.partial.json").exists() else {}
+    times = {name: (folder / f"{name}.bin").stat().st_mtime_ns for name in done}
+    assert not (folder / "meta.json").exists() and done
+    until = time.time() + 20
+    while set(pool) & set(children(None)):  # they end by themselves, and nobody writes a shard that we write now
+        assert time.time() < until
+        time.sleep(0.05)
+    run(maker, "pretokenize", *args)
+    assert all((folder / f"{name}.bin").stat().st_mtime_ns == t for name, t in times.items())
+    undisturbed = os.path.join(data, "tok512")
+    if maker == "prepare_data.py":
+        undisturbed = tmp_path / "undisturbed"
+        run(maker, "pretokenize", *args[:2], f"--output={undisturbed}")
+    assert_same_shards(folder, undisturbed)
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: downloads
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """
+    A hub on the loopback address. server.answers says how each download (a HEAD, then GETs) goes: whole; cut (half of
+    what was asked for, then nothing); short (fewer bytes than said before); forged (other bytes, as many); page (one to
+    log in at). server.ranges is what was asked for.
+    """
+
+    def do_HEAD(self):
+        self.server.answer = self.server.answers.pop(0)
+        self.send(b"")
+
+    def do_GET(self):
+        self.send(self.server.files.get(self.path.rpartition("/resolve/main/")[2]))
+
+    def send(self, body):
+        server, content, start = self.server, self.server.files.get(self.path.rpartition("/resolve/main/")[2]), 0
+        if content is None or server.answer == "dead":
+            return self.send_error(503)
+        if server.answer == "page":
+            content = body = b"<html>Please log in</html>"
+        if body:
+            server.ranges.append(asked := self.headers.get("Range"))
+            start = int(re.match(r"bytes=(\d+)-", asked)[1]) if asked else 0
+            body = {"short": b"<html>", "forged": bytes(len(content))}.get(server.answer, body)[start:]
+        self.send_response(206 if start else 200)
+        if server.answer != "page":
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", len(body or content))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if server.answer == "cut" else body)
+        if body and server.answer == "cut":
+            server.answer = "dead"
+
+    def log_message(self, *_):
+        pass
+
+
+DOWNLOADS = """
+import sys, time
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = 1000  # the client keeps whole chunks; its own are of 10 MB
+time.sleep = lambda _: None  # it waits a second before it tries again
+import prepare_data, tinystories
+folder, *what = sys.argv[1:]
+tinystories.data_dir, tinystories.small = folder, True
+for name in what:
+    try:
+        print(prepare_data.fetch_belle(folder) if name == "belle" else tinystories.download())
+    except ValueError as error:
+        print("ERROR", error, len(tinystories.story_files()))
+"""
+
+
+def test_a_download_is_whole_or_absent_and_goes_on_where_it_was_cut_off(tmp_path):
+    stories = [f"Story {i}. " + "It was long. " * 20 for i in range(120)]
+    text, belle = "\n<|endoftext|>\n".join(stories).encode(), b'{"conversations": []}\n' * 500
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        hub.files, hub.ranges = {"TinyStoriesV2-GPT4-valid.txt": text, prepare_data.BELLE: belle}, []
+        hub.answers = ["page", "short", "forged", "cut", "whole", "cut", "whole", "none is asked for"]
+        env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "NO_PROXY": "127.0.0.1"}
+        what = ["stories"] * 5 + ["belle"] * 2 + ["stories"]
+        done = subprocess.run([sys.executable, "-c", DOWNLOADS, str(tmp_path), *what], cwd=HERE, env=env,
+                              capture_output=True, text=True)  # fmt: skip
+        hub.shutdown()
+    assert done.returncode == 0 and hub.answers == ["none is asked for"], done.stderr  # the file was there by then
+    lines = done.stdout.splitlines()
+    says = ("is no hub", f"should be of size {len(text)} but has size 6", "by its sha256", "503")
+    for line, reason in zip(lines, says):  # one line each, with nothing there that could be taken for stories
+        assert line.startswith("ERROR could not download http://127.0.0.1") and reason in line and line.endswith(" 0")
+    first = [int(re.match(r"bytes=(\d+)-", asked)[1]) for asked in hub.ranges if asked]
+    assert all(len(text) // 2 - 1000 < n <= len(text) // 2 for n in first[:-1]) and 4000 < first[-1] <= len(belle) // 2
+    assert hub.ranges[:3] == [None] * 3 and hub.ranges[-1]
+    found = [s["story"] for i in range(50) for s in shards.read_json(tmp_path / "TinyStories_all_data" / f"data{i:02}.json")]
+    assert sorted(found) == sorted(s.strip() for s in stories) and read_bytes(tmp_path / prepare_data.BELLE) == belle
+    names = ["TinyStoriesV2-GPT4-valid.txt", "TinyStories_all_data", "corpus.json", prepare_data.BELLE]
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+def test_without_a_network_there_is_one_line_and_no_file(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{s.getsockname()[1]}", "NO_PROXY": "127.0.0.1"}
+    _, complaint = run("prepare_data.py", "download", f"--output={tmp_path}", ok=False, env=env)
+    assert "refused" in complaint.splitlines()[-1] and "train_3.5M_CN" in complaint.splitlines()[-1]
+    assert not os.listdir(tmp_path)
+
+
+def add_to_tar(tar, name, content=b"[]", link=None, kind=tarfile.REGTYPE):
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = (0, kind, link) if link else (len(content), kind, "")
+    tar.addfile(info, None if link else io.BytesIO(content))
+
+
+@pytest.mark.parametrize("name, link, kind", [
+    ("../data99.json", None, tarfile.REGTYPE),
+    ("a/../../../data99.json", None, tarfile.REGTYPE),
+    ("data99.json", "/etc/passwd", tarfile.SYMTYPE),
+    ("data99.json", "../../../etc/passwd", tarfile.SYMTYPE),
+    ("data99.json", "../../../etc/passwd", tarfile.LNKTYPE),
+])  # fmt: skip
+def test_an_archive_cannot_write_or_point_outside_of_its_folder(tmp_path, name, link, kind):
+    path = tmp_path / "data" / "evil.tar.gz"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as tar:
+        add_to_tar(tar, "data00.json")
+        add_to_tar(tar, name, link=link, kind=kind)
+    with tinystories_in(path.parent):
+        with pytest.raises(ValueError, match="evil.tar.gz is not a sound archive and was deleted"):
+            with tinystories.new_stories("evil") as folder:
+                tinystories.unpack(str(path), folder)
+        assert not tinystories.story_files()  # what came before the bad name does not count either
+    assert not path.exists() and not list(tmp_path.glob("data99.json")) and os.listdir(tmp_path) == ["data"]
+
+
+def test_an_absolute_name_in_an_archive_stays_in_its_folder(tmp_path):
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as tar:
+        add_to_tar(tar, f"{tmp_path}/outside/data00.json")
+    tinystories.unpack(str(tmp_path / "evil.tar.gz"), str(tmp_path / "in"))
+    assert sorted(os.listdir(tmp_path)) == ["evil.tar.gz", "in"] and (tmp_path / "in" / "data00.json").exists()
+
+
+def test_names_and_links_in_seq_monkeys_archive_are_never_followed(tmp_path):
+    with tarfile.open(tmp_path / "m.jsonl.tar.bz2", "w:bz2") as tar:
+        add_to_tar(tar, "../out.jsonl", b'{"text": "a"}\n')
+        add_to_tar(tar, "link.jsonl", link="/etc/passwd", kind=tarfile.SYMTYPE)
+        add_to_tar(tar, f"{tmp_path}/abs.jsonl", b'{"text": "b"}\n')
+    lines = [line for _, line in prepare_data.lines_of(str(tmp_path / "m.jsonl.tar.bz2"))]
+    assert lines == [b'{"text": "a"}\n', b'{"text": "b"}\n'] and os.listdir(tmp_path) == ["m.jsonl.tar.bz2"]
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: hostile input
+
+
+class Bomb:
+    """What unpickles as a call of os.mkdir."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_cannot_run_anything(tmp_path):
+    bomb = Bomb(tmp_path / "hit")
+    pickle.loads(pickle.dumps(bomb))
+    os.rmdir(tmp_path / "hit")  # it is a real one
+    full = {"model": {}, "model_args": {}, "config": bomb}
+    for i, write in enumerate((
+        lambda f: pickle.dump(bomb, f),
+        lambda f: torch.save(full, f),
+        lambda f: torch.save(full, f, _use_new_zipfile_serialization=False),
+    )):  # fmt: skip
+        with open(tmp_path / f"{i}.pt", "wb") as f:
+            write(f)
+        with pytest.raises(ValueError, match=f"{i}.pt is no checkpoint"):
+            M.load_checkpoint(str(tmp_path / f"{i}.pt"))
+    assert sorted(os.listdir(tmp_path)) == ["0.pt", "1.pt", "2.pt"]
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
+    good = random_checkpoint(tmp_path / "good.pt", None)
+    content, rng = read_bytes(good), random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(content[: rng.randrange(len(content))]) if rng.random() < 0.3 else bytearray(content)
+        for _ in range(rng.choice((1, 20))):
+            damaged[rng.randrange(min(2000, len(damaged)))] = rng.randrange(256)
+        (tmp_path / "bad.pt").write_bytes(damaged)
+        try:
+            M.load_checkpoint(str(tmp_path / "bad.pt"))
+        except ValueError as error:  # anything else fails the test
+            assert str(error).startswith(f"{tmp_path}/bad.pt is")
+
+
+ESCAPES = (
+    "{{ cycler.__init__.__globals__.os.mkdir(PATH) }}",
+    "{{ lipsum.__globals__['os'].mkdir(PATH) }}",
+    "{{ (messages|attr('__class__')).__base__.__subclasses__() }}",
+    "{{ raise_exception.__globals__['json'].codecs.open(PATH, 'w') }}",
+    "{{ '{0.__class__.__mro__}'.format(messages) }}",
+    "{{ '%s'|format(messages.__class__.__mro__[1]) }}",
+    "{% include '/etc/passwd' %}",
+    "{% for m in messages %}{{ m.update({'role': 'system'}) }}{% endfor %}",
+)
+
+
+def test_no_template_reaches_files_or_python(tok, tmp_path):
+    jinja2 = pytest.importorskip("jinja2")
+    plain = ESCAPES[0].replace("PATH", repr(f"{tmp_path}/hit"))
+    jinja2.Environment().from_string(plain).render()
+    os.rmdir(tmp_path / "hit")  # it is a real one
+    for template in ESCAPES:
+        config = json.dumps({"chat_template": template.replace("PATH", repr(f"{tmp_path}/hit"))})
+        with pytest.raises(ValueError, match="chat template"):
+            Tokenizer({"kind": "tokenizers", "files": tok.files | {"tokenizer_config.json": config.encode()}}).render([user("a")])
+    assert not os.listdir(tmp_path)
+
+
+DEEP = b"[" * 100_000
+
+
+def test_json_nested_100000_deep_is_refused_or_skipped_by_name(tok, tmp_path):
+    for name in ("data00.json", "meta.json"):
+        (tmp_path / name).write_bytes(DEEP)
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n' + DEEP + b'\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match="data00.json is nested too deep"):
+        list(shards.texts_of(str(tmp_path / "data00.json")))
+    with pytest.raises(ValueError, match="meta.json is nested too deep"):
+        shards.read_meta(str(tmp_path))
+    found = list(shards.texts_of(str(tmp_path / "a.jsonl"), text_key="text"))
+    assert [text for _, text in found] == ["a", None, "b"] and found[1][0].endswith("a.jsonl: the line at byte 14")
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        with pytest.raises(ValueError, match="not a tokenizer"):
+            Tokenizer({"kind": "tokenizers", "files": tok.files | {name: DEEP}})
+
+
+LONG_LINE = """
+import resource, sys
+import prepare_data, shards
+path, out = sys.argv[1:]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+prepare_data.input, prepare_data.output = path, out
+prepare_data.pretrain()
+print([item for _, item in shards.json_lines(path)])
+print(len(shards.cut(path, 10)), max(len(d) for _, d in shards.documents(path, 0, 1 << 29)) <= 3 << 20)
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(used // (1 << 20 if sys.platform == "darwin" else 1 << 10))
+"""
+
+
+def test_a_line_of_500_mb_is_named_and_takes_little_memory(tmp_path):
+    with open(tmp_path / "long.jsonl", "wb") as f:  # it has a hole: no disk is filled
+        f.write(b'{"text": "a"}\n')
+        f.seek(500_000_000)
+        f.write(b'\n{"text": "b"}\n')
+    done = subprocess.run([sys.executable, "-c", LONG_LINE, f"{tmp_path}/long.jsonl", f"{tmp_path}/out.jsonl"], cwd=HERE,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "long.jsonl, line 2: longer than 16,777,216 bytes" in done.stderr
+    assert [row["text"] for row in read_rows(tmp_path / "out.jsonl")] == ["a", "b"]
+    _, items, parts, megabytes = done.stdout.splitlines()
+    assert items == "[{'text': 'a'}, None, {'text': 'b'}]" and parts == "2 True" and int(megabytes) < 100
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good" + b"<|endoftext|>" + b"\xff\xfe bad")
+    (tmp_path / "a.json").write_bytes(b'[{"story": "\xff"}]')
+    for name, at in (("a.txt", 17), ("a.json", 12)):
+        with pytest.raises(ValueError, match=f"{name} is not UTF-8 at byte {at}"):
+            list(shards.texts_of(str(tmp_path / name)))
+    (tmp_path / "a.jsonl").write_bytes(b'{"story": "\xff"}\n\0\0\0\n{"story": "a\0"}\n{"story": "\\u0000b"}\n')
+    assert [text for _, text in shards.texts_of(str(tmp_path / "a.jsonl"))] == [None, None, None, "\0b"]
+    (tmp_path / "b.txt").write_bytes(b"a\0b<|endoftext|>\0")
+    assert [text for _, text in shards.texts_of(str(tmp_path / "b.txt"))] == ["a\0b", "\0"]
+
+
+def test_a_long_document_of_a_txt_is_cut_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "PIECE", 50)
+    rng, path = random.Random(0), str(tmp_path / "a.txt")
+    for _ in range(300):
+        texts = ["".join(rng.choices("ab é龍\n😀", k=rng.choice((0, 3, 40, 130)))) for _ in range(4)]
+        content = shards.END.join(texts).encode()
+        (tmp_path / "a.txt").write_bytes(content)
+        found, end = list(shards.documents(path, 0, len(content))), 0
+        for at, document in found:
+            document.decode("utf-8")  # no character is cut in two
+            assert len(document) <= 3 * 50 and content[end:at] in (b"", shards.END.encode())
+            assert content[at : at + len(document)] == document
+            end = at + len(document)
+        assert content[end:] in (b"", shards.END.encode())
+
+
+def test_training_refuses_shards_that_lie(data, tmp_path):
+    folder = tmp_path / "ids"
+    shutil.copytree(os.path.join(data, "tok512"), folder)
+    shutil.copy(os.path.join(data, "tok512.model"), tmp_path)
+    for path in sorted(folder.glob("*.bin"))[2:]:
+        path.unlink()
+    ids = np.fromfile(folder / "data01.bin", "<u2")
+    ids[100::64] = 777  # one in each chunk
+    ids.tofile(folder / "data01.bin")
+    _, complaint = run("train.py", *SMALL, f"--vocab_source={folder}", f"--out_dir={tmp_path}/out", "--num_workers=1", ok=False)
+    found = re.search(r"data01\.bin: id 777 at (\d+) is outside the vocabulary of 512", complaint.splitlines()[-1])
+    assert found and int(found[1]) % 64 == 100 % 64
+    (folder / "meta.json").write_text('{"vocab_size": 512, "dtype": "object"}')
+    with pytest.raises(ValueError, match="meta.json does not say vocab_size and dtype"):
+        PretokDataset("train", 64, 512, str(folder))
+    (folder / "meta.json").write_text('{"vocab_size": 512, "dtype": "uint16", "row_len": 64}')
+    for path in folder.glob("*.bin"):
+        path.with_suffix(".mask").write_bytes(bytes(200))
+    with pytest.raises(ValueError, match="data01.bin has .* ids, and 200 bytes of mask"):
+        PretokDataset("train", 64, 512, str(folder))
+
+
+# --------------------------------------------------------------------------------------------------------
+# it keeps going: the torture, python test_all.py --torture=50
+
+torture = 0  # how often to kill a small run at a random moment, by SIGKILL mostly; each time it is resumed
+MOMENTS = ("step", "step", "step", "evaluation", "evaluation", "save", "save", "save", "start")
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+
+
+def tortured(kills, folder, data, max_iters=120, moments=MOMENTS, seed=0):
+    """
+    Kill a small run `kills` times, at moments drawn from `moments`, and resume it; where it ends before that, begin
+    another. AssertionError where one ends with other weights, optimizer state or log than an undisturbed run.
+    Returns what was hit: {(moment, signal): count}.
+    """
+    knobs = [*SMALL, "--dim=128", "--n_layers=4", "--dropout=0.1", f"--max_iters={max_iters}", f"--data_dir={data}",
+             "--eval_interval=10", "--save_interval=4"]  # fmt: skip
+    rng, hits, env, undisturbed = random.Random(seed), [], os.environ | ALONE, os.path.join(folder, "undisturbed")
+    run("train.py", *knobs, f"--out_dir={undisturbed}", env=env)
+    while len(hits) < kills:
+        out, said = tempfile.mkdtemp(dir=folder), ""
+        while "finished" not in said:
+            resume = any(os.path.exists(os.path.join(out, name)) for name in ("last.pt", "ckpt.pt"))
+            args = ("--init_from=resume", "--device=cpu") if resume else knobs
+            process = subprocess.Popen([sys.executable, "train.py", *args, f"--out_dir={out}"], cwd=HERE, env=env,
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+            number = rng.choice(SIGNALS)
+            hit = kill_at(rng.choice(moments), process, number, out, rng) if len(hits) < kills else None
+            said = process.communicate(timeout=300)[0]
+            if hit:
+                hits.append((hit, number.name))
+                print(f"kill {len(hits)}: {number.name}, {hit}; {len(log_lines(out))} lines in the log", flush=True)
+            assert process.returncode in (0, -number) or hit and "interrupted" in said, said
+        assert_same_run(out, undisturbed, 0)
+        got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True) for o in (out, undisturbed))
+        assert all(torch.equal(got["model"][k], w) for k, w in want["model"].items()), out
+        for i, state in want["optimizer"]["state"].items():
+            assert all(torch.equal(got["optimizer"]["state"][i][k], v) for k, v in state.items()), out
+        assert got["best_val_loss"] == want["best_val_loss"] and not [p for p in os.listdir(out) if p.endswith(".tmp")]
+    return {hit: hits.count(hit) for hit in sorted(set(hits))}
+
+
+def kill_at(moment, process, number, out, rng):
+    """Send a signal at a moment of a run; returns where it hit, None where the run had ended before."""
+    old = log_inode(out)
+
+    def has_come():
+        lines = log_lines(out) if log_inode(out) != old else []  # it writes its log anew when it begins
+        if moment == "save":
+            return lines and half_saved(out)
+        if moment == "evaluation":
+            return lines and '9, "loss"' in lines[-1]
+        return lines or moment == "start"
+
+    while process.poll() is None and not has_come():
+        time.sleep(0.001)
+    time.sleep(rng.uniform(0, {"start": 4, "step": 1, "evaluation": 0.5, "save": 0.02}[moment]))
+    if process.poll() is not None:
+        return None
+    process.send_signal(number)
+    process.wait(timeout=300)
+    return f"in a {moment}" + "".join(f", half a {name} is left" for name in half_saved(out))
+
+
+def half_saved(out):
+    return [name for name in ("last.pt", "ckpt.pt") if os.path.exists(os.path.join(out, f"{name}.tmp"))]
+
+
+def log_inode(out):
+    path = os.path.join(out, "log.jsonl")
+    return os.stat(path).st_ino if os.path.exists(path) else 0
+
+
+def log_lines(out):
+    """The whole lines of a log that is being written."""
+    if not log_inode(out):
+        return []
+    with open(os.path.join(out, "log.jsonl"), encoding="utf-8") as f:
+        return f.read().split("\n")[:-1]
+
+
+def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_older_file(data, tmp_path):
+    ((hit, _),) = tortured(1, str(tmp_path), data, max_iters=12, moments=("save",))
+    assert hit.startswith("in a save")
+
+
+if __name__ == "__main__":
+    configurator.override(globals())
+    if not torture:
+        raise SystemExit(pytest.main([__file__]))
+    with tempfile.TemporaryDirectory() as scratch:
+        run("tinystories.py", "synthesize", f"--data_dir={scratch}", "--megabytes=2")
+        run("tinystories.py", "pretokenize", f"--data_dir={scratch}", "--vocab_size=512")
+        began, hits = time.time(), tortured(torture, scratch, scratch)
+    for (where, name), count in hits.items():
+        print(f"{count:>4}  {name:<8} {where}")
+    print(f"{sum(hits.values())} kills in {time.time() - began:.0f} s; every run ended as the undisturbed one, bit by bit")

@@ -34,7 +34,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import synthesize_stories
-from configurator import atomic_write, override
+from configurator import atomic_write, end_with_parent, fetch, override
 from shards import END, MAKERS, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
 from tokenizer import Tokenizer
 
@@ -61,26 +61,23 @@ SHARDS = 50  # as many as the original has
 
 def download():
     """fetch TinyStories (--small=True: 22.5 MB of it)"""
-    from huggingface_hub import hf_hub_download  # comes with tokenizers
-
     name = "TinyStoriesV2-GPT4-valid.txt" if small else f"{STORIES}.tar.gz"
-    try:  # resumes what was cut off, checks the length, honours HF_ENDPOINT
-        path = hf_hub_download("roneneldan/TinyStories", name, repo_type="dataset", local_dir=data_dir)
-    except Exception as error:  # of several libraries below it: HTTP, connection, disk
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"could not download {name}: {reason[0]}") from None
+    path = fetch("roneneldan/TinyStories", name, data_dir)
     with new_stories("TinyStories, GPT-4 validation file" if small else "TinyStories") as folder:
         if small:
-            with open(path, encoding="utf-8") as f:
-                stories = [s.strip() for s in f.read().split(END)]
-            write_stories(folder, [{"story": s, "source": "GPT-4"} for s in stories if s])
+            stories = [text for _, text in texts_of(path)]
+            if len(stories) < SHARDS:
+                os.remove(path)
+                raise ValueError(f"{path} holds no stories and was deleted")
+            write_stories(folder, [{"story": s, "source": "GPT-4"} for s in stories])
         else:
             unpack(path, folder)
 
 
 def unpack(path, folder):
     """
-    Unpack dataNN.json out of a .tar.gz. tarfile's data filter refuses names that lead out of the folder.
+    Unpack dataNN.json out of a .tar.gz. tarfile's data filter refuses names and links that lead out of the
+    folder, and takes an absolute name for one inside it.
     """
     try:
         with (
@@ -104,7 +101,7 @@ def synthesize():
         raise ValueError(f"{data_dir} holds {corpus_name()}: give the synthetic ones another --data_dir")
     if corpus_name() == name:
         return print(f"{data_dir}/{STORIES} holds them already: {name}")
-    with new_stories(name) as folder, ProcessPoolExecutor(workers) as pool:
+    with new_stories(name) as folder, ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         size = int(megabytes * 1e6 / SHARDS)
         write = functools.partial(synthesize_stories.write_shard, seed, num_bytes=size)
         shards = pool.map(write, range(SHARDS))
@@ -127,9 +124,14 @@ def new_stories(name):
     count = len(glob.glob(os.path.join(glob.escape(new), "data*.json")))
     if not count:
         raise ValueError(f"{name}: no stories in it")
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # its name goes before it: no moment has a wrong one
+        os.remove(os.path.join(data_dir, "corpus.json"))
+    shutil.rmtree(folder + ".old", ignore_errors=True)
+    if os.path.exists(folder):  # not rmtree: killed in it, half a corpus would look like a whole one
+        os.replace(folder, folder + ".old")
     os.replace(new, folder)
     write_json(os.path.join(data_dir, "corpus.json"), {"corpus": name})
+    shutil.rmtree(folder + ".old", ignore_errors=True)
     print(f"{name}: {count} shards in {folder}")
 
 
@@ -229,6 +231,8 @@ def pretokenize():
         if not vocab_source:
             raise ValueError("--input needs --vocab_source=FOLDER, where the shards shall go")
         name, parts = input, [(input, a, b) for a, b in cut(input, own_parts())]
+        if len(parts) < 2:
+            raise ValueError(f"{input} is one line: put {END} between its documents, some of which validate")
     else:
         need_stories()
         name, parts = corpus_name(), [(path, 0, None) for path in story_files()]
@@ -279,6 +283,9 @@ class PretokDataset(torch.utils.data.Dataset):
         self.stride = max_seq_len + self.masked  # chunks of running text share a token
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
+        for path, ids, mask in zip(self.paths, self.ids, self.masks or ()):
+            if len(ids) != len(mask):
+                raise ValueError(f"{path} has {len(ids)} ids, and {len(mask)} bytes of mask beside it")
         self.ends = np.cumsum([(len(m) - (not self.masked)) // self.stride for m in self.ids])
         self._order = {}
 
@@ -351,8 +358,11 @@ class Task:
             dataset, batch_size=None, sampler=dataset.batches(batch_size, start, rank, world_size),
             num_workers=num_workers, pin_memory=cuda,
         )  # fmt: skip
-        for x, y in loader:
-            yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)
+        try:
+            for x, y in loader:
+                yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)
+        except ValueError as error:  # from a worker process it comes with its traceback in the text
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
 
 
 if __name__ == "__main__":

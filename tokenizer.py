@@ -71,16 +71,16 @@ class Tokenizer:
         try:
             self.tk = tokenizers.Tokenizer.from_str(self.files["tokenizer.json"].decode("utf-8"))
             config = json.loads(self.files.get("tokenizer_config.json", b"{}"))
+            self.template = config.get("chat_template")
+            if "chat_template.jinja" in self.files:  # where transformers 5 puts it
+                self.template = self.files["chat_template.jinja"].decode("utf-8")
         except Exception as error:  # the Rust library raises bare Exceptions
             raise ValueError(f"{self.name}: not a tokenizer ({error})") from None
         self.n_words = self.tk.get_vocab_size(with_added_tokens=True)
         ids = [self._special(config.get(k)) for k in ("bos_token", "eos_token", "pad_token")]
         self.bos_id, self.eos_id, self.pad_id = ids
-        self.template = config.get("chat_template")
-        if "chat_template.jinja" in self.files:  # where transformers 5 puts it
-            self.template = self.files["chat_template.jinja"].decode("utf-8")
         self.special_tokens = {  # what the template may call by name
-            k: t["content"] if isinstance(t, dict) else t
+            k: t.get("content") if isinstance(t, dict) else t
             for k, t in config.items()
             if k.endswith("_token") and isinstance(t, (str, dict))
         }
@@ -89,8 +89,8 @@ class Tokenizer:
         self.marks = re.compile(any_mark, re.DOTALL) if marks else None
 
     def _special(self, token):
-        token = token["content"] if isinstance(token, dict) else token
-        found = self.tk.token_to_id(token) if token else None
+        token = token.get("content") if isinstance(token, dict) else token
+        found = self.tk.token_to_id(token) if isinstance(token, str) else None
         return -1 if found is None else found
 
     def encode(self, s: str, bos: bool = False, eos: bool = False) -> list[int]:
@@ -126,7 +126,8 @@ class Tokenizer:
         add_generation_prompt appends the head of the answer that is to come.
 
         The template is a program that came with somebody's tokenizer: it runs in Jinja's sandbox, with the
-        settings of transformers' apply_chat_template.
+        settings of transformers' apply_chat_template. There it reaches no file and changes nothing; not
+        promised is that it ends soon, or takes little memory.
         """
         if not self.template:
             raise ValueError(f"{self.name} has no chat template")

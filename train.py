@@ -7,12 +7,24 @@ Writes output/ckpt.pt    the weights that were best on the validation split; wha
        output/log.jsonl  a JSON object for each logged step and each evaluation
        output/loss.png   where matplotlib is installed
 
-    python train.py --batch_size=8                     the tutorial's model: 7 million weights, 100,000 steps
+    python train.py --batch_size=8                     the tutorial's model: 8.5M weights, 100,000 steps
     python train.py --eval_only --init_from=output/ckpt.pt    only measure a checkpoint
     python train.py --init_from=resume                 go on, with the checkpoint's knobs but for those given
     torchrun --standalone --nproc_per_node=8 train.py  on 8 GPUs: the same global batches, shared among them
+    torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 --rdzv_id=NAME \\
+             train.py                                  on each of 2 machines; HOST is one of them
 
-Ctrl-C ends the run after the step at hand, saves it, and says how to go on. `--help` lists the knobs.
+Ctrl-C (or SIGTERM) ends the run after the step or evaluation at hand, saves it, and says how to go on; so
+does one sent to torchrun, which allows 30 seconds for it. `--help` lists the knobs. What is promised:
+- A run stopped at any moment, by `kill -9` or a power cut too, goes on from its last saved step and ends with
+  the weights, bit by bit, and the log of an undisturbed one: on a CPU, in float32, with one process and one
+  number of threads. On a GPU, or with another number of processes, it is the same run within rounding.
+- Under torchrun a process that dies ends the others; with --max_restarts=3 they start again, and go on from
+  last.pt if this very torchrun wrote it (--standalone, or an --rdzv_id not used before, tells). Several
+  machines must see one out_dir and one data_dir. A machine that vanishes without closing its connections
+  is noticed only when torch's own time runs out (10 minutes with NCCL).
+- A step whose gradients are not finite changes nothing and is counted; three in a row (in float16, where the
+  scaler needs some to find its scale: with an infinite loss, or forty) end the run, and last.pt stays.
 """
 
 import contextlib
@@ -23,6 +35,8 @@ import os
 import signal
 import sys
 import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see experiments.md, "waiting threads"
 
 import torch
 import torch.distributed as dist
@@ -101,12 +115,19 @@ if "RANK" in os.environ:  # torchrun
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
 checkpoint = None
+paths = [os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")]
+found = [path for path in paths if os.path.exists(path)]
+torchrun_id = os.environ.get("TORCHELASTIC_RUN_ID", "")  # stays the same when torchrun starts us again
+if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and paths[0] in found:
+    if M.load_checkpoint(paths[0], mmap=True).get("torchrun_id") == torchrun_id:  # and not an older run's
+        init_from = "resume"
 if init_from == "resume":
-    paths = [os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")]
-    found = [path for path in paths if os.path.exists(path)]
     if not found:
         raise ValueError(f"nothing to resume in {out_dir}: neither last.pt nor ckpt.pt")
-    checkpoint = max(map(M.load_checkpoint, found), key=lambda c: c["iter_num"])
+    newest = max(found, key=os.path.getmtime)  # an earlier run may have left a ckpt.pt of a later step
+    checkpoint = M.load_checkpoint(newest)
+    if not {"optimizer", "iter_num", "best_val_loss"} <= checkpoint.keys():
+        raise ValueError(f"{newest} holds no state of a run: begin a new one with --init_from={newest}")
     kept = {k: v for k, v in checkpoint.get("config", {}).items() if k in config and k not in given}
     kept = {k: v for k, v in kept.items() if k not in ("init_from", "out_dir", "device", "eval_only")}
     globals().update(kept)
@@ -175,6 +196,8 @@ step, best_val_loss = 0, math.inf
 if init_from == "resume":
     step, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
     states = [checkpoint["optimizer"], checkpoint.get("muon")]
+    if (states[1] is None) != (len(optimizers) == 1):
+        raise ValueError(f"{newest} is of a run with another optimizer than {optimizer}")
     for o, state in zip(optimizers, states):
         o.load_state_dict(state)
     scaler.load_state_dict(checkpoint.get("scaler", {}) or scaler.state_dict())
@@ -188,14 +211,17 @@ checkpoint = None  # its memory is needed
 # checkpoint ever has torch.compile's `_orig_mod.` in its names.
 model = try_compile(raw_model, compile, device, say)
 if dist.is_initialized():
-    if dropout:
-        torch.manual_seed(seed + step * world_size + rank)  # each process drops other features
+    dist.all_gather_object(steps := [None] * world_size, step)
+    if len(set(steps)) > 1:
+        raise ValueError(f"the processes would go on at steps {steps}: let all machines see one {out_dir}")
     model = DistributedDataParallel(model, device_ids=[device] if device.startswith("cuda") else None)
 
 say(
     f"{raw_model.num_params():,} weights; {gradient_accumulation_steps} micro-batches x {batch_size} "
     f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens a step; {device_name(device)}, {dtype}"
 )
+if init_from == "resume":
+    say(f"going on with step {step} of {out_dir}")
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -240,6 +266,9 @@ def evaluate():
 
 def save(name):
     """Write a checkpoint: all that a resume needs, as plain types and tensors (torch.load's weights_only)."""
+    if not all(p.isfinite().all() for p in raw_model.parameters()):
+        return  # the older state is the better one
+    os.fsync(log_file.fileno())  # a power cut must not lose the log of steps whose state is kept
     state = {
         "model": raw_model.state_dict(),
         "model_args": M.plain_args(raw_model.args),
@@ -250,6 +279,7 @@ def save(name):
         "scaler": scaler.state_dict(),
         "rng": {"torch": torch.get_rng_state()},
         "tokenizer": tok.state() if tok else None,
+        "torchrun_id": torchrun_id,
     }
     if len(optimizers) > 1:
         state["muon"] = optimizers[1].state_dict()
@@ -268,6 +298,7 @@ def save(name):
 
 def log(row):
     if rank == 0:
+        row = {k: v if math.isfinite(v) else None for k, v in row.items()}  # JSON knows no NaN
         log_file.write(json.dumps(row) + "\n")
         log_file.flush()
         if wandb_log:
@@ -302,7 +333,7 @@ if rank == 0:
     remove_leftovers(out_dir)
     rows = []
     if init_from == "resume" and os.path.exists(log_path):
-        with open(log_path, encoding="utf-8") as f:
+        with open(log_path, encoding="utf-8", errors="replace") as f:
             rows = f.read().splitlines()
     with atomic_write(log_path) as f:  # what came after the state that we go on from will come again
         f.writelines(row + "\n" for row in rows if row.endswith("}") and json.loads(row)["step"] < step)
@@ -324,11 +355,12 @@ signal.signal(signal.SIGTERM, on_signal)
 
 data = batches("train", start=step * accumulation)
 x, y = next(data)
-stop, bad_steps, skipped, last_log, last_time = False, 0, 0, step, time.time()
+stop, last_log, last_time = False, step, time.time()
+skipped = bad_run = torch.zeros((), dtype=torch.long, device=device)  # all bad steps; those in a row
 bar = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
 while True:
     began = time.time()
-    if step % eval_interval == 0 or step == max_iters:
+    if step == max_iters or (step % eval_interval == 0 and not stop):
         result = evaluate()
         log({"step": step, **result})
         say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in result.items()))
@@ -341,7 +373,7 @@ while True:
             if importlib.util.find_spec("matplotlib"):
                 draw([log_path], os.path.join(out_dir, "loss.png"))
     leaving = stop or step == max_iters
-    if rank == 0 and not bad_steps and step > 0 and (leaving or step % save_interval == 0):
+    if rank == 0 and step > 0 and (leaving or step % save_interval == 0):
         save("last.pt")
     if leaving:
         break
@@ -350,6 +382,8 @@ while True:
     # a step: gradients of all micro-batches, clipped, into the optimizer
     lr, loss_sum = get_lr(step), torch.zeros((), device=device)
     for micro_step in range(accumulation):
+        if dropout:  # what is dropped depends on the place in the data alone, as the data on (seed, place)
+            torch.manual_seed(seed + (step * accumulation + micro_step) * world_size + rank)
         exchange = world_size == 1 or micro_step == accumulation - 1  # gradients travel once a step
         with contextlib.nullcontext() if exchange else model.no_sync():
             with autocast(device, dtype):
@@ -363,9 +397,12 @@ while True:
     for o in optimizers:
         for group in o.param_groups:
             group["lr"] = lr
-        scaler.step(o)  # not where a gradient is infinite or NaN
+        if len(optimizers) == 1 or norm.isfinite():  # the scaler looks at the gradients of one of them only
+            scaler.step(o)  # not where a gradient is infinite or NaN
         o.zero_grad(set_to_none=True)
     scaler.update()
+    bad = ~norm.isfinite()
+    skipped, bad_run = skipped + bad, (bad_run + 1) * bad
 
     # every log_interval steps: the one place where we wait for the device
     if step % log_interval == 0:
@@ -383,26 +420,24 @@ while True:
         bar.set_postfix_str(
             f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s" + (f", MFU {mfu:.1%}" if mfu else "")
         )
-        if math.isfinite(loss) and math.isfinite(norm):
-            bad_steps = 0
-        else:
-            skipped += 1
-            # float16's scaler tries how far it can go: infinite gradients are its way of knowing
-            bad_steps += dtype != "float16" or not math.isfinite(loss)
-            if bad_steps:
-                say(f"step {step}: loss {loss}, gradient norm {norm}: skipped")
-            if bad_steps == 3:
-                batch = step * gradient_accumulation_steps
-                raise ValueError(
-                    f"stopped at step {step}: the loss is {loss} for {bad_steps} steps in a row (from "
-                    f"micro-batch {batch} of the data order on); the last good state is in {out_dir}/last.pt"
-                )
+        in_a_row, allowed = bad_run.item(), 40 if dtype == "float16" and math.isfinite(loss) else 3
+        if in_a_row and allowed == 3:
+            say(f"step {step}: loss {loss}, gradient norm {norm}: skipped")
+        if in_a_row >= allowed:
+            first = step + 1 - in_a_row
+            what = f"gradient's length is {norm}" if math.isfinite(loss) else f"loss is {loss}"
+            kept = f"the last good state is in {paths[0]}" if os.path.exists(paths[0]) else "none was saved"
+            raise ValueError(
+                f"stopped at step {step}: the {what} for {in_a_row} steps in a row (from step {first} on, "
+                f"with micro-batch {first * gradient_accumulation_steps} of the data order); {kept}"
+            )
+    stop = stop or (world_size == 1 and bool(stopping))
     step += 1
     bar.update()
 
 bar.close()
 if skipped:
-    say(f"{skipped} steps with infinite gradients were skipped")
+    say(f"{skipped} steps whose gradients were not finite were skipped")
 if stop:
     say(f"stopped after {step} steps; to go on: python train.py --init_from=resume --out_dir={out_dir}")
 else:

@@ -1,0 +1,317 @@
+"""
+The pictures of the course, drawn from what the code does, each for a light and a dark page.
+
+Reads  output/ckpt.pt and output/log.jsonl (a run of quickstart.sh), tokenizer_k/ (train_tokenizer.py)
+Writes docs/figures/NAME.svg and NAME.dark.svg, as wide as a README on GitHub
+
+    python docs/figures.py                     all: data decoder gqa rope loss lr cache head mask
+    python docs/figures.py --only=rope,loss    some
+
+What is missing is said in a line, and the other pictures are drawn. `cache` measures (10 s on a machine
+that does nothing else); the others are the same, byte for byte, for the same input. What draws is in
+drawing.py, what is drawn comes from observe.py. Needs matplotlib: pip install matplotlib
+"""
+
+import math
+import os
+import sys
+import unicodedata
+
+import numpy as np
+import torch
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the course's own files
+
+import drawing as d
+from observe import copying_head, from_train, logged, outputs_of, seconds_a_token, trained
+
+import model as M
+import synthesize_stories
+from configurator import override
+from prepare_data import convert_message
+from tokenizer import Tokenizer
+
+checkpoint = "output/ckpt.pt"  # for data, decoder, lr, cache, head
+log = "output/log.jsonl"  # for loss, lr
+tokenizer = "tokenizer_k"  # for mask: a folder with a chat template
+only = ""  # pictures to draw, with commas between them; '' is all
+out = "docs/figures"  # the folder to write
+
+PROMPT, NAME = "One day, Lily met a Shoggoth", "Shoggoth"
+CHAT = (
+    ("human", "天空为何是蓝色的？"),
+    ("assistant", "因为空气散射蓝光。"),
+    ("human", "谢谢！"),
+    ("assistant", "不客气。"),
+)
+
+
+def data():
+    """The stages, their files, and what a story is in each."""
+    model, tok = trained(checkpoint)
+    story = synthesize_stories.write_shard(42, 1, 1)[0]["story"]  # the first that is trained on
+    ids, T = tok.encode(story, bos=True)[:14], model.args.max_seq_len
+    begin = " ".join(story.split()[:7])
+    pieces, raw = "   ".join(map(tok.piece, ids[1:8])), np.array(ids, "<u2").tobytes().hex(" ", 2)
+    ax = d.sheet(612)
+    for x, y, w, name, content in (
+        (10, 42, 400, "data/TinyStories_all_data/dataNN.json", f'[{{"story": "{begin} ...'),
+        (420, 42, 400, "data/*.jsonl", '{"text": ...}   or   [{"role": ..., "content": ...}]'),
+        (10, 145, 400, f"data/tok{tok.n_words}.model", f"{pieces}   ..."),
+        (420, 145, 400, "tokenizer_k/", "tokenizer.json, with a chat template beside it"),
+        (10, 248, 810, "a folder of shards: dataNN.bin, meta.json; for chats dataNN.mask", f"{raw} ..."),
+        (10, 456, 810, "output/", "ckpt.pt   last.pt   log.jsonl   loss.png"),
+    ):
+        d.named_box(ax, x, y, w, name, content)
+    for y, name, row in ((354, "x", ids[:-1]), (387, "y", ids[1:])):
+        d.say(ax, 22, y + 14, name, "blue", d.BIG, family="monospace")
+        for j, i in enumerate(row):
+            d.box(ax, 40 + 53 * j, y, 49, 28, str(i), "orange" if i == ids[5] else "line", d.SMALL)
+        d.note(ax, 733, y + 14, f"...  {T} ids")
+    for x, y, length, text in (
+        (110, 8, 34, "tinystories.py download, or synthesize"),
+        (520, 8, 34, "prepare_data.py download, pretrain, sft"),
+        (110, 98, 47, "tinystories.py train_vocab"),
+        (520, 98, 47, "train_tokenizer.py"),
+        (110, 201, 47, "tinystories.py pretokenize"),
+        (520, 201, 47, "prepare_data.py pretokenize, or pretokenize_sft"),
+        (110, 304, 48, "Task.iter_batches: y is x, one token later"),
+        (110, 417, 39, "train.py"),
+        (110, 512, 42, "sample.py"),
+        (520, 512, 42, "export.py"),
+    ):
+        d.drop(ax, x, y, length, text)
+    d.box(ax, 10, 554, 400, 44, f"{PROMPT} ...")
+    d.box(ax, 420, 554, 400, 44, "a model for transformers, llama2.c, GGUF")
+
+
+def decoder():
+    """The whole on the left, a block on the right, and the shapes that a pass over 4 sequences has."""
+    model, _ = trained(checkpoint)
+    a, T = model.args, model.args.max_seq_len
+    names = ["tok_embeddings", "layers.0", "norm"]
+    names += [f"layers.0.{name}" for name in ("attention.wq", "attention.wk", "feed_forward.w1")]
+    seen = outputs_of(model, torch.zeros(4, T, dtype=torch.long), names)
+    shape = {name: f"({', '.join(map(str, y.shape))})" for name, y in seen.items()}
+    sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_modules()}
+    weights = {name: f"{size:,} weights" for name, size in sizes.items()}
+    ax = d.sheet(500)
+    d.say(ax, 115, 24, f"tokens (4, {T})", size=d.BIG)
+    tied = "the same weights, transposed" if a.tie_embeddings else weights["output"]
+    for y, name, note, gives in (
+        (76, "tok_embeddings", weights["tok_embeddings"], "tok_embeddings"),
+        (180, f"{a.n_layers} \u00d7 TransformerBlock", f"each {weights['layers.0']}", "layers.0"),
+        (284, "norm", weights["norm"], "norm"),
+        (388, "output", tied, ""),
+    ):
+        d.box(ax, 15, y, 200, 48, edge="blue" if gives == "layers.0" else "line")
+        d.say(ax, 115, y + 17, name, size=d.BIG, family="monospace")
+        d.say(ax, 115, y + 35, note, "soft")
+        d.drop(ax, 115, y + 48, 56 if gives else 34, shape[gives])
+    d.arrow(ax, (115, 38), (115, 74))
+    d.say(ax, 115, 485, "logits", size=d.BIG)
+    ax.plot((262, 215, 215, 262), (10, 180, 228, 490), color="line", linewidth=1)
+    block(ax, a, shape)
+
+
+def block(ax, a, shape):
+    """A block: two branches that leave the residual stream and are added to it."""
+    mono = {"family": "monospace", "size": d.SMALL}
+    d.cell(ax, 262, 10, 558, 480, fc="back", ec="blue")
+    d.arrow(ax, (292, 18), (292, 484), color="ink")
+    d.note(ax, 304, 28, f"x {shape['layers.0']}")
+    q, k, wide = (shape[f"layers.0.{w}"] for w in ("attention.wq", "attention.wk", "feed_forward.w1"))
+    heads = f"q {q}: {a.n_heads} heads;  k and v {k}: {a.n_kv_heads} heads"
+    for y, norm, last, size, idea in (
+        (110, "attention_norm", "wo", heads, "each position looks at itself and those before it"),
+        (335, "ffn_norm", "w2", f"w1 x and w3 x {wide}", "each position thinks for itself"),
+    ):
+        d.box(ax, 320, y - 17, 112, 34, norm, **mono)
+        d.arrow(ax, (292, y), (318, y))
+        d.box(ax, 758, y - 17, 46, 34, last, **mono)
+        d.arrow(ax, (781, y + 17), (781, y + 110), (303, y + 110))
+        d.junction(ax, 292, y + 110, "+")
+        d.note(ax, 320, y + 74, size)
+        d.say(ax, 320, y + 94, idea, ha="left")
+    for start, y, name, *path in (
+        (110, 70, "wq", (548, 70)),
+        (110, 110, "wk", (548, 110)),
+        (110, 150, "wv", (628, 150)),
+        (335, 312, "w1", (548, 312)),
+        (335, 358, "w3", (668, 358), (668, 348)),
+    ):
+        d.arrow(ax, (432, start), (450, start), (450, y), (468, y))
+        d.box(ax, 470, y - 15, 50, 30, name, **mono)
+        d.arrow(ax, (520, y), *path)
+    d.box(ax, 550, 55, 56, 70, "RoPE", size=d.SMALL)
+    d.arrow(ax, (606, 90), (628, 90))
+    formula = f"softmax of\nq\u00b7k / \u221a{a.dim // a.n_heads},\ntimes v"
+    d.box(ax, 630, 55, 106, 110, formula, "orange", d.SMALL)
+    d.arrow(ax, (736, 110), (756, 110))
+    d.box(ax, 550, 297, 56, 30, "silu", size=d.SMALL)
+    d.arrow(ax, (606, 312), (668, 312), (668, 322))
+    d.junction(ax, 668, 335, "\u00d7")
+    d.arrow(ax, (680, 335), (756, 335))
+
+
+def gqa():
+    """Query heads and the key/value heads that they share: as many, as train.py has, one."""
+    knobs = from_train()
+    H, C, L = knobs["n_heads"], knobs["dim"], knobs["n_layers"]
+    ax = d.sheet(215)
+    labels = ("query heads", "key/value heads", "wk and wv, each block", "KV cache, float32")
+    for y, text in zip((60, 135, 168, 190), labels):
+        d.note(ax, 10, y, text)
+    kinds = ((H, "multi-head"), (knobs["n_kv_heads"], "grouped-query"), (1, "multi-query"))
+    for left, (K, name) in zip((150, 385, 620), kinds):
+        d.say(ax, left + 100, 22, name, size=d.BIG)
+        for h in range(H):
+            x, at = left + 25 * h + 12, left + 200 * (h // (H // K) + 0.5) / K
+            ax.plot((x, at), (70, 125), color="soft", linewidth=1)
+            d.cell(ax, x - 9, 50, 18, 20, fc="fill", ec="blue")
+            d.cell(ax, at - 9, 125, 18, 20, fc="orange", ec="orange")
+        wk = M.Attention(M.ModelArgs(dim=C, n_heads=H, n_kv_heads=K)).wk.weight
+        d.say(ax, left + 100, 168, f"{2 * wk.numel():,} weights", "soft")
+        d.say(ax, left + 100, 190, f"{L * 2 * len(wk) * 4:,} bytes a token", "soft")
+
+
+def rope():
+    """Three pairs of features, turned; and what becomes of the product of a query and a key."""
+    D, T = 32, 300
+    cos, sin = M.rope_tables(D, T, M.ModelArgs().rope_theta)
+    for left, pair in ((0.005, 0), (0.19, 3), (0.37, 6)):
+        ax = d.axes(255, (left, 0.06, 0.18, 0.72), xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
+        ax.axis("off")
+        rate = math.atan2(sin[1, pair], cos[1, pair])
+        d.say(ax, 0, 1.85, f"features {2 * pair} and {2 * pair + 1}:\n{rate:.3g} radian a token")
+        x = torch.zeros(1, 8, 1, D)
+        x[..., 2 * pair] = 1  # the same features at 8 positions
+        turned = M.apply_rope(x, cos[:8], sin[:8])[0, :, 0, 2 * pair : 2 * pair + 2].tolist()
+        turn = torch.linspace(0, 2 * math.pi, 100)
+        ax.plot(turn.cos(), turn.sin(), color="line", linewidth=1)
+        for t, (px, py) in enumerate(turned):
+            ax.plot((0, px), (0, py), color="blue", alpha=1 - 0.09 * t)
+            if rate > 0.1 or t in (0, 7):  # of a slow hand, the numbers would lie one over the other
+                d.say(ax, 1.2 * px, 1.2 * py, t)
+    ax = d.axes(255, (0.63, 0.18, 0.36, 0.63), xlabel="distance of query and key (tokens)")
+    ax.set_title("turned query \u00b7 turned key", size=d.SMALL, loc="center", pad=14)
+    x = M.apply_rope(torch.ones(1, T, 1, D) / math.sqrt(D), cos, sin)[0, :, 0]
+    for at, color, marker, first in ((290, "soft", "-", 0), (60, "blue", "o", 0), (150, "orange", "x", 2)):
+        products = (x[at - 60 : at + 1] @ x[at]).flip(0)  # with the keys 0, 1, ... 60 tokens before
+        ax.plot(products, marker, color=color, markersize=5, markevery=(first, 4), label=f"query at {at}")
+    ax.legend(loc="upper right", labelcolor="linecolor")
+
+
+def loss():
+    """The training loss of single steps, and the validation loss at each evaluation."""
+    val, train = logged(log, "val_loss"), logged(log, "loss")
+    ax = d.chart("Loss of the quick start", "step", "loss (nats a token)")
+    ax.plot(*zip(*train), color="blue", linewidth=1.2)
+    ax.plot(*zip(*val), "o", color="orange", markersize=6)
+    d.say(ax, 0.62, 0.86, "line: training, one step", "blue", transform=ax.transAxes, ha="left")
+    d.say(ax, 0.62, 0.78, "dots: validation", "orange", transform=ax.transAxes, ha="left")
+    for n, (step, value) in enumerate(val):
+        text = f"{value:.2f}"
+        if n in (0, len(val) - 1):
+            text += f": as unsure as among\n{math.exp(value):,.{0 if n == 0 else 1}f} equally likely pieces"
+        at = {"dx": 12, "ha": "left"} if n == 0 else {"dy": 26, "dx": 10, "ha": "right"}
+        d.beside(ax, step, value, text, "orange", **at)
+    ax.set_ylim(0)
+
+
+def lr():
+    """train.py's get_lr for both schedules, at the run's knobs; and what the run has logged."""
+    scope, points = from_train(), logged(log, "lr")
+    scope.update(M.load_checkpoint(checkpoint)["config"])  # in place: they are get_lr's globals
+    top, last, chosen = scope["learning_rate"], scope["max_iters"], scope["schedule"]
+    ax = d.chart("The learning rate, by the two schedules of train.py", "step", "learning rate")
+    small = ax.inset_axes((0.13, 0.14, 0.27, 0.4), ylim=(0, top * 1.12))
+    small.set_title("the beginning", size=d.SMALL, pad=4)
+    for schedule, color, at in (("cosine", "blue", 0.5), ("linear", "orange", 0.7)):
+        scope["schedule"] = schedule
+        values = [scope["get_lr"](step) for step in range(last + 1)]
+        ax.plot(values, color=color)
+        small.plot(values[: 3 * scope["warmup_iters"] + 1], color=color)
+        if schedule == chosen:
+            ax.plot(*zip(*points[:: max(1, len(points) // 12)]), "o", color=color, markersize=4)
+        text = f"{schedule}{'; dots: the log of the run' * (schedule == chosen)}"
+        d.beside(ax, last * at, values[int(last * at)], text, color, dx=10, dy=10, ha="left")
+
+
+def cache():
+    """What a token costs at each position of the context, measured."""
+    runs, threads = 7, torch.get_num_threads()
+    title = f"What a token costs: CPU, {threads} thread{'s' * (threads > 1)}, the best of {runs} runs"
+    ax = d.chart(title, "position in the text", "milliseconds a token")
+    names = (("with the KV cache", "blue"), ("without: all positions again", "orange"))
+    for times, (name, color) in zip(seconds_a_token(checkpoint, runs), names):
+        times = [1000 * s for s in times]
+        ax.plot(range(1, len(times) + 1), times, color=color)
+        total = f"{name}; {len(times)} tokens: {sum(times) / 1000:.2f} s"
+        at = len(times) * 3 // 5
+        d.beside(ax, at, max(times[at - 20 : at + 5]), total, color, dy=18, ha="right")
+    ax.set(xlim=(0, len(times) + 4), ylim=(0, None))
+
+
+def head():
+    """Where the copying head looks from each position, and how sure the model is of what comes next."""
+    ids, copies, (layer, h), weights, probs = copying_head(checkpoint, PROMPT, NAME)
+    tok, T = trained(checkpoint)[1], len(ids) - 1
+    names = [tok.piece(i).replace("<0x0A>", "\\n") for i in ids]
+    unit, left, top = min(24, 520 / T), 78, 74
+    x, upright = left + unit * T + 100, {"rotation": 90, "rotation_mode": "anchor"}
+    ax = d.sheet(top + unit * T + 14)
+    for i in range(T):
+        y, (fill, color) = top + unit * i, ("orange", "orange") if i in dict(copies) else ("line", "soft")
+        d.say(ax, left - 8, y + unit / 2, names[i], ha="right")
+        d.say(ax, left + unit * (i + 0.5), top - 8, names[i], ha="left", **upright)
+        for j in range(i + 1):
+            if weights[i, j] > 0.02:
+                d.cell(ax, left + unit * j, y, unit, unit, fc="blue", alpha=float(weights[i, j]), ec="none")
+        d.cell(ax, left, y, unit * (i + 1), unit, fc="none", ec="line", linewidth=0.6)
+        d.say(ax, x - 8, y + unit / 2, names[i + 1], ha="right")
+        d.cell(ax, x, y + 5, 120 * float(probs[i]), unit - 10, fc=fill, ec="none")
+        d.say(ax, x + 6 + 120 * float(probs[i]), y + unit / 2, f"{probs[i]:.1%}", color, ha="left")
+    for i, j in copies:
+        d.cell(ax, left + unit * j, top + unit * i, unit, unit, fc="none", ec="orange", linewidth=2)
+    for n, text in enumerate((f"layers.{layer}, head {h}: a row for each", "position, and where it looks")):
+        d.say(ax, x - 100, top + 12 + 18 * n, text, ha="right")
+    d.say(ax, x - 60, top - 16, "what comes next, and its probability", ha="left")
+
+
+def mask():
+    """A conversation as training sees it, a line for each turn, a cell for each id."""
+    tok = Tokenizer(tokenizer)
+    ids, learned = tok.encode_chat(convert_message([{"from": who, "value": text} for who, text in CHAT]))
+    texts = [tok.tk.decode([i], skip_special_tokens=False).replace("\n", "\u21b5") for i in ids]
+    y, ax = -46, d.sheet(34 + 56 * texts.count("<|im_start|>"))
+    for text, m in zip(texts, learned):
+        if text == "<|im_start|>":
+            x, y = 10, y + 56
+        width = 14 + sum(12 if unicodedata.east_asian_width(letter) in "WF" else 7 for letter in text)
+        d.cell(ax, x, y, width, 44, fc="orange" if m else "fill", alpha=0.25 if m else 1, ec="none")
+        d.cell(ax, x, y, width, 44, fc="none", ec="orange" if m else "line")
+        d.say(ax, x + width / 2, y + 14, text)
+        d.say(ax, x + width / 2, y + 33, m, "orange" if m else "soft")
+        x += width + 4
+    d.note(ax, 10, y + 60, "1: to be learned, an answer and the token that ends it;  0: given")
+
+
+def main():
+    drawn = {f.__name__: f for f in (data, decoder, gqa, rope, loss, lr, cache, head, mask)}
+    for name in only.split(",") if only else drawn:
+        if name not in drawn:
+            raise ValueError(f"no picture {name!r}: there are {', '.join(drawn)}")
+        try:
+            for theme in d.THEMES:
+                d.set_theme(theme)
+                drawn[name]()
+                d.save(os.path.join(out, f"{name}{theme}.svg"))
+            print(f"wrote {os.path.join(out, name)}.svg and .dark.svg")
+        except (ValueError, OSError) as error:
+            print(f"no picture {name}: {error}")
+
+
+if __name__ == "__main__":
+    override(globals())
+    main()

@@ -1,0 +1,131 @@
+"""
+What figures.py draws: what the code of the course does when it is run and looked at from outside.
+
+Reads  a checkpoint and a log of train.py, train.py itself
+Writes nothing
+
+The model is watched by hooks on its modules, under llama2.c's names.
+"""
+
+import ast
+import functools
+import json
+import math
+import os
+import time
+
+import torch
+
+import model as M
+from tokenizer import Tokenizer
+
+
+@functools.cache
+def trained(path):
+    """(model, tokenizer) of a checkpoint."""
+    saved = M.load_checkpoint(path)
+    if not saved.get("tokenizer"):
+        raise ValueError(f"{path} holds no tokenizer")
+    return M.build_model(saved).eval(), Tokenizer(saved["tokenizer"])
+
+
+def logged(path, key):
+    """[(step, value)] of the rows of a log.jsonl that have the key."""
+    with open(path, encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    found = [(row["step"], row[key]) for row in rows if key in row]
+    if not found:
+        raise ValueError(f"{path} has no {key}")
+    return found
+
+
+def from_train():
+    """train.py's knobs and its get_lr, out of its text: it is a script, and to import it is to train."""
+    scope = {"math": math}
+    with open(os.path.join(os.path.dirname(M.__file__), "train.py"), encoding="utf-8") as f:
+        tree = ast.parse(f.read())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            scope[node.targets[0].id] = node.value.value
+        elif isinstance(node, ast.FunctionDef) and node.name == "get_lr":
+            exec(compile(ast.Module([node], []), "train.py", "exec"), scope)
+    return scope
+
+
+def outputs_of(model, tokens, names):
+    """{name: what the module of that name gave} for one pass over tokens (B, T), and the logits as ""."""
+    seen, modules, hooks = {}, dict(model.named_modules()), []
+    for name in names:
+        hook = functools.partial(lambda name, module, x, y: seen.update({name: y}), name)
+        hooks.append(modules[name].register_forward_hook(hook))
+    with torch.no_grad():
+        seen[""] = model(tokens)[0]
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def attention(model, tokens):
+    """
+    The weights (L, H, T, T) by which each head of each layer looks back, for tokens (1, T), and the logits
+    (T, V). The model itself never holds the weights: scaled_dot_product_attention does without.
+    """
+    a, T = model.args, tokens.shape[1]
+    D, share = a.dim // a.n_heads, a.n_heads // a.n_kv_heads
+    parts = [[f"layers.{i}.attention.{w}" for i in range(a.n_layers)] for w in ("wq", "wk")]
+    seen, (cos, sin) = outputs_of(model, tokens, sum(parts, [])), M.rope_tables(D, T, a.rope_theta)
+    q, k = (torch.cat([seen[name] for name in names]).unflatten(-1, (-1, D)) for names in parts)
+    q, k = M.apply_rope(q, cos, sin), M.apply_rope(k, cos, sin).repeat_interleave(share, 2)  # (L, T, H, D)
+    scores = torch.einsum("lqhd,lkhd->lhqk", q, k) / math.sqrt(D)
+    return scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf).softmax(-1), seen[""][0]
+
+
+@functools.cache
+def copying_head(path, prompt, name):
+    """
+    The head that copies a name, found by trying all of them, in the text with which the model goes on
+    behind a prompt that ends in the name, at temperature 0, up to the name's next occurrence. It is the one
+    that looks most from the place where a piece is predicted to that piece in the prompt: an induction head
+    (Olsson et al. 2022, arXiv:2209.11895).
+
+    Returns ids (T), [(row, column)] of the copies, (layer, head), its weights (T, T), probabilities (T - 1)
+    that the model gave to each id but the first. ValueError where the name does not come again.
+    """
+    model, tok = trained(path)
+    pieces, ids = tok.encode(name), tok.encode(prompt, bos=True)
+    first = len(ids) - len(pieces)
+    for (new,) in model.stream(torch.tensor([ids]), 30, temperature=0):
+        ids.append(int(new))
+        if ids[-len(pieces) :] == pieces:
+            break
+    else:
+        raise ValueError(f"{path}: its model does not come back to {name} within 30 tokens")
+    weights, logits = attention(model, torch.tensor([ids]))
+    copies = [(len(ids) - len(pieces) - 1 + j, first + j) for j in range(len(pieces))]
+    best = sum(weights[..., row, column] for row, column in copies).argmax()  # of (L, H)
+    where = divmod(int(best), model.args.n_heads)
+    probs = logits[:-1].softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    return ids, copies, where, weights[where], probs
+
+
+@functools.cache
+def seconds_a_token(path, runs):
+    """The least seconds, of some runs, for each token of the context: with the KV cache, and without."""
+    model, tok = trained(path)
+    kept, again = [], []
+    for _ in range(runs):
+        idx, times, began = torch.tensor([[tok.bos_id]]), [], time.perf_counter()
+        for new in model.stream(idx, model.args.max_seq_len, temperature=0):
+            times.append(time.perf_counter() - began)
+            idx, began = torch.cat((idx, new[:, None]), dim=1), time.perf_counter()
+        kept.append(times)
+        again.append([_seconds(model, idx[:, :t]) for t in range(1, idx.shape[1])])
+    return [[min(times) for times in zip(*all_runs)] for all_runs in (kept, again)]
+
+
+@torch.inference_mode()
+def _seconds(model, idx):
+    """The seconds for the token behind idx (1, T), all of it read anew."""
+    began = time.perf_counter()
+    M.pick(model.output(model.hidden(idx)[:, -1]), temperature=0)
+    return time.perf_counter() - began
