@@ -21,8 +21,8 @@ WIDTH, PX = 830, 1 / 96  # what GitHub gives a README; a browser's pixel in inch
 BIG, SMALL = 13 * 0.75, 11 * 0.75  # sizes of text: pixels in points
 # Laid out by DejaVu, which comes with matplotlib and is wider than what a reader's machine will take.
 FONTS = {
-    "'DejaVu Sans Mono'": "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace",
-    "'DejaVu Sans'": "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, 'DejaVu Sans', sans-serif",
+    "'DejaVu Sans Mono'": "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono'",
+    "'DejaVu Sans'": "-apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, 'DejaVu Sans'",
 }
 # GitHub's backgrounds and greys, and a blue and an orange near those of Okabe & Ito, which colour-blind
 # readers tell apart. Not transparent: where a page's theme is not the system's, dark would stand on dark.

@@ -7,7 +7,7 @@ Writes docs/figures/NAME.svg and NAME.dark.svg, as wide as a README on GitHub
     python docs/figures.py                     all: data decoder gqa rope loss lr cache head mask
     python docs/figures.py --only=rope,loss    some
 
-What is missing is said in a line, and the other pictures are drawn. `cache` measures (10 s on a machine
+What is missing is said in a line, and the other pictures are drawn. `cache` measures (a minute on a machine
 that does nothing else); the others are the same, byte for byte, for the same input. What draws is in
 drawing.py, what is drawn comes from observe.py. Needs matplotlib: pip install matplotlib
 """
@@ -240,16 +240,15 @@ def lr():
 
 def cache():
     """What a token costs at each position of the context, measured."""
-    runs, threads = 7, torch.get_num_threads()
+    runs, threads = 20, torch.get_num_threads()
     title = f"What a token costs: CPU, {threads} thread{'s' * (threads > 1)}, the best of {runs} runs"
     ax = d.chart(title, "position in the text", "milliseconds a token")
-    names = (("with the KV cache", "blue"), ("without: all positions again", "orange"))
-    for times, (name, color) in zip(seconds_a_token(checkpoint, runs), names):
+    lines = (("with the KV cache", "blue", 0.97), ("without: all positions again", "orange", 0.6))
+    for times, (name, color, part) in zip(seconds_a_token(checkpoint, runs), lines):
         times = [1000 * s for s in times]
         ax.plot(range(1, len(times) + 1), times, color=color)
-        total = f"{name}; {len(times)} tokens: {sum(times) / 1000:.2f} s"
-        at = len(times) * 3 // 5
-        d.beside(ax, at, max(times[at - 20 : at + 5]), total, color, dy=18, ha="right")
+        at, total = int(len(times) * part), f"{name}; {len(times)} tokens: {sum(times) / 1000:.2f} s"
+        d.beside(ax, at, max(times[max(0, at - 60) : at + 5]), total, color, dy=18, ha="right")
     ax.set(xlim=(0, len(times) + 4), ylim=(0, None))
 
 
