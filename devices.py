@@ -7,6 +7,14 @@ import contextlib
 
 import torch
 
+# How inductor compiles the step of a token on a CPU.
+CPU_STEP = {
+    "max_autotune": True,
+    "post_grad_fusion_options": {"decompose_mm_pass": {}},
+    "autotune_num_choices_displayed": 0,
+    "max_autotune_report_choices_stats": False,
+}
+
 
 def find_device(name: str) -> str:
     """'auto' -> 'cuda', 'mps' or 'cpu', whichever is there; another name is checked."""
@@ -48,23 +56,39 @@ def autocast(device: str, dtype: str):
     return torch.autocast(device.split(":")[0], getattr(torch, dtype))
 
 
+def compile_trouble(device: str) -> str:
+    """Why torch.compile does not work here, as a tiny function finds out; '' where it does."""
+    try:
+        torch.compile(lambda x: (x * 2).sin())(torch.ones(8, device=device))
+    except Exception as error:  # of whatever kind: Dynamo's, Triton's, the C++ compiler's, the system's
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+    return ""
+
+
 def try_compile(model, choice: str, device: str, say=print):
     """
     torch.compile(model) where `choice` is 'true', or 'auto' and it works here (CUDA with Triton, a CPU
-    with a C++ compiler), which a tiny function finds out; otherwise the model itself, and a line that
-    says why.
+    with a C++ compiler); otherwise the model itself, and a line that says why.
     """
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
         return model
-    try:
-        torch.compile(lambda x: (x * 2).sin())(torch.ones(8, device=device))
-    except (
-        Exception
-    ) as error:  # of whatever kind: of Dynamo, Triton, the C++ compiler, the operating system
-        if choice == "true":
-            raise ValueError(
-                f"torch.compile does not work here: {str(error).strip().splitlines()[0]}"
-            ) from None
-        say(f"not compiling: {str(error).strip().splitlines()[0][:150]}")
-        return model
-    return torch.compile(model)
+    trouble = compile_trouble(device)
+    if trouble and choice == "true":
+        raise ValueError(f"torch.compile does not work here: {trouble}")
+    if trouble:
+        say(f"not compiling: {trouble}")
+    return model if trouble else torch.compile(model)
+
+
+def compile_step(model, device: str):
+    """
+    Have model.stream() decode with a compiled step. On CUDA it is recorded as a graph, since launching its
+    many small kernels one by one takes longer than they do. On a CPU, products of one row become loops over
+    the weights, and the small products of attention kernels of the compiler's: MKL takes 120 us for one.
+    """
+    trouble = compile_trouble(device)
+    if trouble or not hasattr(model, "compiled_step"):
+        raise ValueError(f"cannot compile: {trouble or 'a model of the transformers library'}")
+    how = {"mode": "reduce-overhead"} if device.startswith("cuda") else {"options": CPU_STEP}
+    model.compiled_step = torch.compile(model.step, dynamic=False, **how)
+

@@ -141,8 +141,8 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin, cache=None, at=None, mask=None):
         """
-        cache: this layer's keys and values (2, B, K, S, D), which x is added to at the positions `at` (T). With
-        a mask, x also looks at what lies there already.
+        cache: this layer's keys and values (2, B, K, S, D), which those of x join at the positions `at` (T).
+        With a mask (T, S), x looks at all that the mask lets it see of them; without, only at itself.
         """
         B, T, _ = x.shape
         q = self.wq(x).view(B, T, self.n_heads, self.head_dim)
@@ -213,16 +213,18 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens, cache=None, at=None):
         """
-        tokens (B, T) -> (B, T, C), normalised, ready for the output projection. They are the positions 0 .. T -
-        1, whose keys and values go into the cache (L, 2, B, K, S, D), where there is one. With `at` (1), they
-        are a single position, T = 1, that sees what the cache holds of those before.
+        tokens (B, T) -> (B, T, C), normalised, ready for the output projection. They are the positions 0 to
+        T - 1, and leave their keys and values in the cache (L, 2, B, K, S, D), where there is one. With `at`
+        (1), they are that one position, and see what those before it have left.
         """
         T = tokens.shape[1]
         if T > self.args.max_seq_len:
             raise ValueError(f"{T} positions, but max_seq_len is {self.args.max_seq_len}")
         x = F.dropout(self.tok_embeddings(tokens), self.args.dropout, self.training)  # (B, T, C)
-        mask = None if at is None else torch.arange(cache.shape[-2], device=at.device) <= at[:, None]  # (1, S)
-        at = torch.arange(T, device=tokens.device) if at is None else at  # (T)
+        if at is None:
+            at, mask = torch.arange(T, device=tokens.device), None
+        else:
+            mask = torch.arange(cache.shape[-2], device=at.device) <= at[:, None]  # (1, S)
         cos, sin = self.rope_cos[at], self.rope_sin[at]  # (T, D / 2)
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, None if cache is None else cache[i], at, mask)
@@ -301,7 +303,7 @@ class Transformer(nn.Module):
         shape = (a.n_layers, 2, len(idx), a.n_kv_heads, a.max_seq_len, a.dim // a.n_heads)
         cache, at = torch.zeros(shape, dtype=dtype, device=idx.device), None  # (L, 2, B, K, T, D)
         stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=idx.device)
-        done = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
+        new, done = idx[:, -1], torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
         for _ in range(max_new_tokens):
             if idx.shape[1] > a.max_seq_len:
                 idx, at = idx[:, -(a.max_seq_len + 1) // 2 :], None
@@ -310,7 +312,7 @@ class Transformer(nn.Module):
             else:
                 logits = (self.compiled_step or self.step)(new[:, None], cache, at)
             at = torch.tensor([idx.shape[1]], device=idx.device)  # where the new token will stand
-            new = torch.where(done, idx[:, -1], pick(logits, temperature, top_k, top_p, generator))  # (B,)
+            new = torch.where(done, new, pick(logits, temperature, top_k, top_p, generator))  # (B,)
             done = done | torch.isin(new, stops)
             yield new
             if done.all():

@@ -31,7 +31,7 @@ def draw(paths, out):
             rows = [json.loads(line) for line in f]
         name = os.path.basename(os.path.dirname(os.path.abspath(path)))
         for key, style, alpha in (("loss", "-", 0.3), ("train_loss", "x", 1), ("val_loss", "o-", 1)):
-            points = [(r["step"], r[key]) for r in rows if key in r]
+            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
             ax.plot(*zip(*points) or ((), ()), style, color=color, alpha=alpha, label=f"{name}: {key}")
     ax.set(xlabel="step", ylabel="loss (nats a token)")
     ax.legend(fontsize=8)

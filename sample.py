@@ -23,7 +23,7 @@ import torch
 
 import model as M
 from configurator import need, override
-from devices import autocast, find_device, find_dtype
+from devices import compile_step, find_device, find_dtype
 from tokenizer import Tokenizer
 
 checkpoint = "output/ckpt.pt"  # a checkpoint, or a folder of the transformers library's
@@ -38,7 +38,8 @@ top_k = 300  # only the k likeliest tokens; 0: all
 top_p = 0.95  # only the likeliest tokens that make up this probability; 1: all
 seed = 1337  # another seed writes another story
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
-dtype = "float32"  # float32 | bfloat16 | float16: of the matrix products
+dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: float32, bfloat16 if compiled
+compile = False  # torch.compile what a token takes: it pays from the second start on, see bench.py
 
 
 class TextGenerator:
@@ -57,15 +58,23 @@ class TextGenerator:
         seed=1337,
         device=None,
         dtype="float32",
+        compile=False,
     ):
         self.device = find_device(device or "auto")
-        self.dtype = find_dtype(dtype, self.device)
         if os.path.isdir(checkpoint):
             self.model, own = TransformersModel(checkpoint), checkpoint
         else:
             saved = M.load_checkpoint(checkpoint)
             self.model, own = M.build_model(saved), saved.get("tokenizer")
         self.model.to(self.device).eval()
+        if dtype == "auto":  # a token reads all weights once: half the bytes, nearly half the time
+            dtype = "bfloat16" if compile else "float32"
+        if self.device != "cpu":
+            dtype = find_dtype(dtype, self.device)
+        for p in self.model.parameters():  # not the tables of RoPE, which need float32
+            p.data = p.data.to(getattr(torch, dtype))
+        if compile:
+            compile_step(self.model, self.device)
         if tokenizer_model_path or own:
             self.tokenizer = Tokenizer(tokenizer_model_path or own)
         else:
@@ -82,11 +91,16 @@ class TextGenerator:
     def stream(self, ids, num_samples=1, max_new_tokens=256, temperature=1.0, top_k=300, top_p=None):
         """Continue a list of ids; yields a list of num_samples new ids a step. See Transformer.stream."""
         x = torch.tensor([ids] * num_samples, device=self.device)  # (B, T)
-        with autocast(self.device, self.dtype):
-            for new in self.model.stream(
-                x, max_new_tokens, temperature, top_k, top_p, self.stop_ids, self.generator
-            ):
-                yield new.tolist()
+        settings = (max_new_tokens, temperature, top_k, top_p, self.stop_ids, self.generator)
+        for new in self.model.stream(x, *settings):
+            yield new.tolist()
+
+    def warm_up(self, num_samples):
+        """Compile now, for that many stories at a time, and say how long it took."""
+        began = time.time()
+        start = torch.zeros(num_samples, 1, dtype=torch.long, device=self.device)
+        self.model.generate(start, 2, temperature=0)  # the second token is the first that sees another
+        print(f"compiled in {time.time() - began:.1f} s", file=sys.stderr)
 
     def encode(self, start):
         """A prompt's ids, with BOS. Keeps the end where it is longer than the context."""
@@ -240,7 +254,9 @@ def converse(generator):
 
 
 def main():
-    generator = TextGenerator(checkpoint, tokenizer or None, seed, device, dtype)
+    generator = TextGenerator(checkpoint, tokenizer or None, seed, device, dtype, compile)
+    if compile:
+        generator.warm_up(1 if chat else num_samples)
     if chat:
         return converse(generator)
     ids = generator.encode(prompt)
