@@ -107,6 +107,10 @@ def attention(q, k, v, mask=None, dropout=0.0):
     look; None: at all positions up to its own, T = S.
     """
     groups = q.shape[1] // k.shape[1]  # H / K
+    if torch.compiler.is_compiling() and mask is not None:  # a single query: sums, which the compiler fuses
+        q, k, v = q.unflatten(1, (-1, groups)), k.unsqueeze(2), v.unsqueeze(2)  # (B, K, H / K, 1 or S, D)
+        weights = ((q * k).sum(-1) / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf).softmax(dim=-1)
+        return (weights.unsqueeze(-1) * v).sum(-2, keepdim=True).flatten(1, 2)
     grouped = q.device.type == "cpu"  # a third faster there; on CUDA, not all kernels know groups
     if not grouped:
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, D)
