@@ -106,16 +106,14 @@ def attention(q, k, v, mask=None, dropout=0.0):
     they are alike. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask (T, S): True where a query may
     look; None: at all positions up to its own, T = S.
     """
-    B, H, _, D = q.shape
-    K = k.shape[1]
-    if torch.compiler.is_compiling() and mask is not None:  # T = 1: sums, which the compiler fuses
-        q, k, v = q.view(B, K, H // K, 1, D), k.unsqueeze(2), v.unsqueeze(2)
-        scores = (q * k).sum(-1) / math.sqrt(D)  # (B, K, H / K, S)
-        weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
-        return (weights.unsqueeze(-1) * v).sum(-2).view(B, H, 1, D)
+    groups = q.shape[1] // k.shape[1]  # H / K
+    if torch.compiler.is_compiling() and mask is not None:  # a single query: sums, which the compiler fuses
+        q, k, v = q.unflatten(1, (-1, groups)), k.unsqueeze(2), v.unsqueeze(2)  # (B, K, H / K, 1 or S, D)
+        weights = ((q * k).sum(-1) / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf).softmax(dim=-1)
+        return (weights.unsqueeze(-1) * v).sum(-2, keepdim=True).flatten(1, 2)
     grouped = q.device.type == "cpu"  # a third faster there; on CUDA, not all kernels know groups
     if not grouped:
-        k, v = (x.repeat_interleave(H // K, dim=1) for x in (k, v))  # (B, H, S, D)
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, D)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
 
 
@@ -141,7 +139,7 @@ class Attention(nn.Module):
 
     def forward(self, x, cos, sin, cache=None, at=None, mask=None):
         """
-        cache: this layer's keys and values (2, B, K, S, D), which those of x join at the positions `at` (T).
+        cache: this layer's keys and values, each (B, K, S, D); those of x join them at the positions `at`.
         With a mask (T, S), x looks at all that the mask lets it see of them; without, only at itself.
         """
         B, T, _ = x.shape
@@ -151,7 +149,8 @@ class Attention(nn.Module):
         q = apply_rope(q, cos, sin).transpose(1, 2)  # (B, H, T, D)
         k = apply_rope(k, cos, sin).transpose(1, 2)  # (B, K, T, D)
         if cache is not None:
-            cache[0].index_copy_(2, at, k), cache[1].index_copy_(2, at, v)
+            for old, new in zip(cache, (k, v)):
+                old.index_copy_(2, at, new)
             if mask is not None:  # earlier positions see nothing new: what they computed stays
                 k, v = cache  # (B, K, S, D)
         y = attention(q, k, v, mask, self.dropout if self.training else 0.0)
@@ -214,8 +213,8 @@ class Transformer(nn.Module):
     def hidden(self, tokens, cache=None, at=None):
         """
         tokens (B, T) -> (B, T, C), normalised, ready for the output projection. They are the positions 0 to
-        T - 1, and leave their keys and values in the cache (L, 2, B, K, S, D), where there is one. With `at`
-        (1), they are that one position, and see what those before it have left.
+        T - 1, and leave their keys and values in the cache, L pairs of (B, K, S, D), where there is one.
+        With `at` (1), they are that one position, and see what those before it have left.
         """
         T = tokens.shape[1]
         if T > self.args.max_seq_len:
@@ -224,7 +223,7 @@ class Transformer(nn.Module):
         if at is None:
             at, mask = torch.arange(T, device=tokens.device), None
         else:
-            mask = torch.arange(cache.shape[-2], device=at.device) <= at[:, None]  # (1, S)
+            mask = torch.arange(cache[0][0].shape[2], device=at.device) <= at[:, None]  # (1, S)
         cos, sin = self.rope_cos[at], self.rope_sin[at]  # (T, D / 2)
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, None if cache is None else cache[i], at, mask)
@@ -300,8 +299,10 @@ class Transformer(nn.Module):
         kind, dtype = idx.device.type, self.layers[0].attention.wk.weight.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-        shape = (a.n_layers, 2, len(idx), a.n_kv_heads, a.max_seq_len, a.dim // a.n_heads)
-        cache, at = torch.zeros(shape, dtype=dtype, device=idx.device), None  # (L, 2, B, K, T, D)
+        shape = (len(idx), a.n_kv_heads, a.max_seq_len, a.dim // a.n_heads)  # (B, K, S, D)
+        # Tensors of their own: of parts of a single one, the compiler copies the whole at each change.
+        cache = [[torch.zeros(shape, dtype=dtype, device=idx.device) for _ in "kv"] for _ in self.layers]
+        at = None
         stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=idx.device)
         new, done = idx[:, -1], torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
         for _ in range(max_new_tokens):

@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 
 import configurator
+import devices
 import export
 import model as M
 import prepare_data
@@ -2315,6 +2316,58 @@ def log_lines(out):
 def test_a_run_killed_in_the_middle_of_a_save_goes_on_from_the_older_file(data, tmp_path):
     ((hit, _),) = tortured(1, str(tmp_path), data, max_iters=12, moments=("save",))
     assert hit.startswith("in a save")
+
+
+# --------------------------------------------------------------------------------------------------------
+# Fast is plain: what bench.py times gives the numbers of what it is timed against.
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    trouble = devices.compile_trouble("cpu")
+    if trouble:
+        pytest.skip(f"torch.compile does not work here: {trouble}")
+
+
+def losses_of(model, forward):
+    """The losses of 20 steps on the same 20 batches."""
+    torch.manual_seed(1)
+    (optimizer,) = model.configure_optimizers(0.1, 3e-3, (0.9, 0.95), "cpu")
+    losses = []
+    for _ in range(20):
+        x = torch.randint(96, (4, 33)).sort(dim=1).values  # something to learn: ids that never fall
+        loss = forward(x[:, :-1], x[:, 1:])[1]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def test_compiled_training_has_the_losses_of_eager_training(compiler):
+    plain, fast = small_model(), small_model()
+    want, got = losses_of(plain, plain), losses_of(fast, torch.compile(fast))
+    assert want[-1] < want[0] - 0.5
+    assert got == pytest.approx(want, abs=1e-3)
+
+
+@pytest.mark.parametrize("stories", [1, 3])
+def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, stories):
+    model, x = small_model(), torch.randint(96, (stories, 5))
+    want = model.generate(x, 40, temperature=0)  # past the 32 positions of the context
+    devices.compile_step(model, "cpu")
+    calls, compiled = [], model.compiled_step
+    model.compiled_step = lambda *args: calls.append(args) or compiled(*args)
+    assert torch.equal(model.generate(x, 40, temperature=0), want)
+    assert len(calls) > 35, "the compiled step was not what wrote"
+
+
+def test_sampling_says_how_long_compiling_took_and_writes_the_same(compiler, trained):
+    args = ("sample.py", f"--checkpoint={trained}/ckpt.pt", "--temperature=0", "--max_new_tokens=20", "--device=cpu")
+    plain, said = run(*args)
+    assert "compiled" not in said
+    fast, said = run(*args, "--compile=True", "--dtype=float32")
+    assert fast == plain and re.search(r"compiled in \d+\.\d s", said)
 
 
 # --------------------------------------------------------------------------------------------------------
