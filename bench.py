@@ -292,7 +292,7 @@ def load():
         rates = in_turn({"what training reads": train, "Task.iter_batches": read})
         held = [memory(), read(5000) and memory()]
     share = 100 * statistics.median(a / b for a, b in zip(*rates.values()))
-    notes = {"share of a step, %": round(share, 2), "GB": gigabytes, "memory grown, MB": round(held[1] - held[0], 1)}
+    notes = {"share of a step, %": round(share, 2), "GB": gigabytes, "MB grown": held[1] - held[0]}
     return report("load", "batches/s", rates, {"Task.iter_batches": notes})
 
 
