@@ -303,6 +303,9 @@ class Transformer(nn.Module):
         # Tensors of their own: of parts of a single one, the compiler copies the whole at each change.
         cache = [[torch.zeros(shape, dtype=dtype, device=idx.device) for _ in "kv"] for _ in self.layers]
         at = None
+        if self.compiled_step and idx.is_cuda:  # a recorded graph changes them where they lie
+            for tensor in (t for pair in cache for t in pair):
+                torch._dynamo.mark_static_address(tensor, guard=False)
         stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=idx.device)
         new, done = idx[:, -1], torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
         for _ in range(max_new_tokens):

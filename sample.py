@@ -38,7 +38,7 @@ top_k = 300  # only the k likeliest tokens; 0: all
 top_p = 0.95  # only the likeliest tokens that make up this probability; 1: all
 seed = 1337  # another seed writes another story
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
-dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: float32, bfloat16 if compiled
+dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: bfloat16 for one compiled story
 compile = False  # torch.compile what a token takes: it pays from the second start on, see bench.py
 
 
@@ -67,8 +67,6 @@ class TextGenerator:
             saved = M.load_checkpoint(checkpoint)
             self.model, own = M.build_model(saved), saved.get("tokenizer")
         self.model.to(self.device).eval()
-        if dtype == "auto":  # a token reads all weights once: half the bytes, nearly half the time
-            dtype = "bfloat16" if compile else "float32"
         if self.device != "cpu":
             dtype = find_dtype(dtype, self.device)
         for p in self.model.parameters():  # not the tables of RoPE, which need float32
@@ -254,9 +252,13 @@ def converse(generator):
 
 
 def main():
-    generator = TextGenerator(checkpoint, tokenizer or None, seed, device, dtype, compile)
+    stories = 1 if chat else num_samples
+    # One story reads all weights for each token: half the bytes, less time. Several share the reading, and a
+    # CPU without bfloat16 arithmetic computes longer.
+    kind = dtype if dtype != "auto" else "bfloat16" if compile and stories == 1 else "float32"
+    generator = TextGenerator(checkpoint, tokenizer or None, seed, device, kind, compile)
     if compile:
-        generator.warm_up(1 if chat else num_samples)
+        generator.warm_up(stories)
     if chat:
         return converse(generator)
     ids = generator.encode(prompt)
