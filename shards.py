@@ -178,19 +178,20 @@ def fast_encoder(tok: Tokenizer, dtype):
     by_words = tok.kind == "sentencepiece" and tok.encode("a b") == tok.encode(" a  b ")
     if not by_words or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
         return lambda text: np.array(tok.encode_batch([text])[0], dtype=dtype).tobytes()
-    known = {"": b""}
+
+    class Words(dict):
+        def __missing__(self, word):
+            if len(self) > 1_000_000:  # about 150 MB
+                self.clear()
+            self[word] = np.array(tok.encode(word), dtype=dtype).tobytes()
+            return self[word]
+
+    known = Words()
 
     def encode(text):
         if "▁" in text:  # the mark that sentencepiece puts for a space, in the text itself: rare
             return np.array(tok.encode(text), dtype=dtype).tobytes()
-        words = text.split(" ")
-        new = list({w for w in words if w not in known})
-        if len(known) > 1_000_000:  # about 150 MB
-            known.clear()
-            known[""], new = b"", list(set(words) - {""})
-        for word, ids in zip(new, tok.encode_batch(new)):
-            known[word] = np.array(ids, dtype=dtype).tobytes()
-        return b"".join([known[w] for w in words])
+        return b"".join(map(known.__getitem__, text.split(" ")))
 
     return encode
 
