@@ -8,6 +8,7 @@ Real data is read from ../shared/data where that folder lies beside the reposito
 without it.
 """
 
+import ast
 import hashlib
 import http.server
 import io
@@ -18,6 +19,7 @@ import pickle
 import random
 import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -2366,6 +2368,77 @@ def test_sampling_says_how_long_compiling_took_and_writes_the_same(compiler, tra
     assert "compiled" not in said
     fast, said = run(*args, "--compile=True", "--dtype=float32")
     assert fast == plain and re.search(r"compiled in \d+\.\d s", said)
+
+
+# --------------------------------------------------------------------------------------------------------
+# the texts: what they say of files, knobs and numbers is so
+
+EXERCISES = {"dpi", "dpy"}  # a knob that the reader adds to plot.py, and misspells
+DOCS = ("README.md", "README.zh.md", "docs/course.md", "docs/course.zh.md", "docs/answers.md", "CONTRIBUTING.md")
+
+
+def text_of(name):
+    with open(os.path.join(HERE, name), encoding="utf-8") as f:
+        return f.read()
+
+
+def commands_of(text):
+    """Every command with one of our scripts, in code blocks and between backticks, as words."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`((?:python|torchrun|accelerate|bash) [^`\n]+)`", text)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + inline
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [[w for w in words if w not in ("$", "|")] for words in found if any(w.endswith(".py") for w in words)]
+
+
+def knobs_of(script):
+    tree = ast.parse(text_of(script))
+    names = {n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    verbs = ast.literal_eval(names["VERBS"]) if "VERBS" in names else ()
+    return set(names), verbs
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_the_commands_in_a_text_exist(name):
+    commands = commands_of(text_of(name))
+    assert commands or name == "CONTRIBUTING.md"
+    for words in commands:
+        at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        script, rest = words[at], words[at + 1 :]
+        assert os.path.exists(os.path.join(HERE, script)), words
+        if script == "test_all.py":
+            continue
+        knobs, verbs = knobs_of(script)
+        if verbs:
+            assert rest[:1] == ["--help"] or rest[0] in verbs, words
+        for word in rest:
+            key = word[2:].partition("=")[0] if word.startswith("--") else "help"
+            assert key in knobs | {"help"} | EXERCISES, (words, key)
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_the_files_that_a_text_names_exist(name):
+    text = text_of(name)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r'(?:src|srcset)="([^":]+)"', text)
+    for link in links:
+        assert os.path.exists(os.path.join(HERE, os.path.dirname(name), link)), link
+
+
+@pytest.mark.parametrize("english, chinese", [("README.md", "README.zh.md"), ("docs/course.md", "docs/course.zh.md")])
+def test_both_languages_say_the_same(english, chinese):
+    a, b = text_of(english), text_of(chinese)
+    assert commands_of(a) == commands_of(b)
+    levels = [re.findall(r"^(#+) ", re.sub(r"^```.*?^```", "", t, flags=re.DOTALL | re.MULTILINE), re.MULTILINE) for t in (a, b)]
+    assert levels[0] == levels[1]
+    numbers = [set(re.findall(r"(?<![A-Za-z0-9_.,])\d+(?:,\d{3})*(?:\.\d+)?(?![A-Za-z0-9_])", t)) for t in (a, b)]
+    assert {n for n in numbers[0] ^ numbers[1] if len(n) > 2} == set()  # small ones may be words
+
+
+def test_the_readme_counts_lines_as_they_are():
+    rows = re.findall(r"^\| [^|]* \| \[?`(\w+\.py)`[^|]*\|[^|]*\| (\d+) \|", text_of("README.md"), re.MULTILINE)
+    assert len(rows) >= 15 and len(text_of("README.md").splitlines()) <= 200
+    for script, lines in rows:
+        assert abs(len(text_of(script).splitlines()) - int(lines)) <= 0.1 * int(lines), script
 
 
 if __name__ == "__main__":

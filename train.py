@@ -11,8 +11,8 @@ Writes output/ckpt.pt    the weights that were best on the validation split; wha
     python train.py --eval_only --init_from=output/ckpt.pt    only measure a checkpoint
     python train.py --init_from=resume                 go on, with the checkpoint's knobs but for those given
     torchrun --standalone --nproc_per_node=8 train.py  on 8 GPUs: the same global batches, shared among them
-    torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 --rdzv_id=NAME \\
-             train.py                                  on each of 2 machines; HOST is one of them
+    TORCH_SHARE_RDZV_TCP_STORE=0 torchrun --nnodes=2 --nproc_per_node=8 --max_restarts=3 --rdzv_id=NAME \\
+        --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 train.py    on each of 2 machines; HOST is one of them
 
 Ctrl-C (or SIGTERM) ends the run after the step or evaluation at hand, saves it, and says how to go on; so
 does one sent to torchrun, which allows 30 seconds for it. `--help` lists the knobs. What is promised:
@@ -21,8 +21,9 @@ does one sent to torchrun, which allows 30 seconds for it. `--help` lists the kn
   number of threads. On a GPU, or with another number of processes, it is the same run within rounding.
 - Under torchrun a process that dies ends the others; with --max_restarts=3 they start again, and go on from
   last.pt if this very torchrun wrote it (--standalone, or an --rdzv_id not used before, tells). Several
-  machines must see one out_dir and one data_dir. A machine that vanishes without closing its connections
-  is noticed only when torch's own time runs out (10 minutes with NCCL).
+  machines must see one out_dir and one data_dir, and share no store, or a restart may look for the dead.
+  A machine that vanishes without closing its connections is noticed only when torch's own time runs out
+  (10 minutes with NCCL).
 - A step whose gradients are not finite changes nothing and is counted; three in a row (in float16, where the
   scaler needs some to find its scale: with an infinite loss, or forty) end the run, and last.pt stays.
 """
@@ -107,18 +108,27 @@ def say(text):
 # where we are: one process, or one of several
 
 rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 device = find_device(device)
 if "RANK" in os.environ:  # torchrun
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    store, _, _ = next(dist.rendezvous("env://"))
+    if os.environ["LOCAL_WORLD_SIZE"] == str(world_size):
+        # torchrun's store remembers where the processes that died have listened: each start has its own part
+        # of it. Of several machines not all count the same starts: see TORCH_SHARE_RDZV_TCP_STORE above.
+        store = dist.PrefixStore(f"start {restarts}", store)
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    dist.all_gather_object(counts := [0] * world_size, restarts)
+    restarts = max(counts)
 
 checkpoint = None
 paths = [os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")]
 found = [path for path in paths if os.path.exists(path)]
 torchrun_id = os.environ.get("TORCHELASTIC_RUN_ID", "")  # stays the same when torchrun starts us again
-if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and paths[0] in found:
+if restarts and paths[0] in found:
     if M.load_checkpoint(paths[0], mmap=True).get("torchrun_id") == torchrun_id:  # and not an older run's
         init_from = "resume"
 if init_from == "resume":
