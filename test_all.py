@@ -484,9 +484,7 @@ def test_logits_are_those_of_transformers(tmp_path):
         if name.endswith(("wq.weight", "wk.weight")):  # neighbouring pairs -> halves
             w = w.view(-1, 4, 2, 64).transpose(1, 2).reshape(w.shape)
         module = name.removesuffix(".weight")
-        prefix, rest = (
-            (module, "") if "layers" not in module else ("layers", module.removeprefix("layers."))
-        )
+        prefix, rest = (module, "") if "layers" not in module else ("layers", module.removeprefix("layers."))
         layer, _, rest = rest.partition(".")
         weights[f"{names[prefix]}{'.' + layer + '.' + names[rest] if rest else ''}.weight"] = w
     other.load_state_dict(weights)
@@ -510,9 +508,7 @@ def test_weights_begin_with_the_right_spread():
         if p.dim() < 2:
             assert (p == 1).all()
             continue
-        last = name.endswith(
-            ("wo.weight", "w2.weight")
-        )  # the two projections back into the residual stream
+        last = name.endswith(("wo.weight", "w2.weight"))  # the two projections back into the residual stream
         assert p.std().item() == pytest.approx(0.02 / math.sqrt(12) if last else 0.02, rel=0.03), name
         assert abs(p.mean().item()) < 4 * 0.02 / math.sqrt(p.numel())
 
@@ -734,9 +730,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(trained, data
     run("train.py", "--init_from=resume", f"--out_dir={out}", "--device=cpu")
     want, got = (torch.load(os.path.join(o, "last.pt"), weights_only=True) for o in (trained, out))
     assert all(torch.equal(got["model"][k], w) for k, w in want["model"].items())
-    steps = [
-        (r["step"], r.get("loss"), r.get("val_loss")) for r in read_rows(os.path.join(out, "log.jsonl"))
-    ]
+    steps = [(r["step"], r.get("loss"), r.get("val_loss")) for r in read_rows(os.path.join(out, "log.jsonl"))]
     assert steps == [
         (r["step"], r.get("loss"), r.get("val_loss")) for r in read_rows(os.path.join(trained, "log.jsonl"))
     ]
@@ -873,9 +867,7 @@ def test_streaming_shows_whole_characters_only(data):
     for i in tok.encode(text):  # the vocabulary has no Chinese: bytes, one a token
         printer.add(i)
     assert (
-        len(tok.encode(text)) > len(text)
-        and "".join(shown) == text
-        and not any("\ufffd" in s for s in shown)
+        len(tok.encode(text)) > len(text) and "".join(shown) == text and not any("\ufffd" in s for s in shown)
     )
 
 
@@ -1432,7 +1424,10 @@ def test_hf_export_computes_and_writes_the_same(stories_hf):
     tokenizer = transformers.AutoTokenizer.from_pretrained(stories_hf)
     out = model.generate(**tokenizer("", return_tensors="pt"), max_new_tokens=200, do_sample=False)
     assert tokenizer.decode(out[0], skip_special_tokens=True) == golden()
-    assert model.generation_config.eos_token_id == [2, 1]  # a story of llama2.c's ends with the next one's BOS
+    assert model.generation_config.eos_token_id == [
+        2,
+        1,
+    ]  # a story of llama2.c's ends with the next one's BOS
 
 
 @pytest.mark.parametrize("name", ["tok512", "tok4096"])
@@ -1444,9 +1439,25 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, name):
     theirs = transformers.AutoTokenizer.from_pretrained(
         exported(W.open_source(checkpoint), "hf", tmp_path / "hf")
     )
-    texts = [s["story"] for s in json.loads(read_bytes(os.path.join(SHARED, "tinystories", "data00.json")))[:500]]
-    texts += read_bytes(os.path.join(SHARED, "zh", "seq_monkey_shape.sample.jsonl")).decode().splitlines()[:100]
-    texts += ["", " ", "\n", "  a   b  ", "\ta\n\n b ", " \n ", "a\u3000b", "▁▁a▁ ▁b▁", "\r\n", "<s>", "</s> <unk>"]
+    texts = [
+        s["story"] for s in json.loads(read_bytes(os.path.join(SHARED, "tinystories", "data00.json")))[:500]
+    ]
+    texts += (
+        read_bytes(os.path.join(SHARED, "zh", "seq_monkey_shape.sample.jsonl")).decode().splitlines()[:100]
+    )
+    texts += [
+        "",
+        " ",
+        "\n",
+        "  a   b  ",
+        "\ta\n\n b ",
+        " \n ",
+        "a\u3000b",
+        "▁▁a▁ ▁b▁",
+        "\r\n",
+        "<s>",
+        "</s> <unk>",
+    ]
     texts += ["aaaaaaaaaaaaaa ......... !!!!!!", "é😀👩‍👩‍👧 naïve ﬁ", "hahahahahahaha mmmmmm"]
     generator = np.random.default_rng(0)
     texts += ["".join(generator.choice(list("aaab .. \n▁ehto!é中"), 30)) for _ in range(500)]
@@ -1463,7 +1474,9 @@ def test_a_chinese_model_chats_through_transformers(tok, tmp_path):
     folder = exported(W.open_source(checkpoint), "hf", tmp_path / "hf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     chat = [system(), user("你好！今天天气怎么样？")]
-    encoded = theirs.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    encoded = theirs.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     ids = encoded["input_ids"]
     assert ids[0].tolist() == tok.encode_chat(chat, add_generation_prompt=True)[0]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -1556,7 +1569,13 @@ def test_a_llama_of_transformers_comes_in_and_goes_out_unchanged(tmp_path, their
     assert (our_logits(path, ids) - their_logits(their_llama, ids)).abs().max() < 1e-4
     folder = exported(W.open_source(path), "hf", tmp_path / "hf")
     before, after = (transformers.AutoModelForCausalLM.from_pretrained(f) for f in (their_llama, folder))
-    for key in ("rope_parameters", "rms_norm_eps", "num_key_value_heads", "tie_word_embeddings", "intermediate_size"):
+    for key in (
+        "rope_parameters",
+        "rms_norm_eps",
+        "num_key_value_heads",
+        "tie_word_embeddings",
+        "intermediate_size",
+    ):
         assert getattr(before.config, key) == getattr(after.config, key)
     after = after.state_dict()
     assert all(torch.equal(w, after[name]) for name, w in before.state_dict().items())
@@ -1620,7 +1639,9 @@ def test_sample_py_reads_a_folder_of_transformers(stories_hf):
     assert generator.sample("", 1, 200, temperature=0.0) == [golden()]
     ours = TextGenerator(STORIES260K, TOK512)
     settings = {"max_new_tokens": 40, "temperature": 0.9, "top_k": 20, "top_p": 0.8}
-    assert generator.sample("Lily", 2, **settings) == ours.sample("Lily", 2, **settings)  # the knobs mean the same
+    assert generator.sample("Lily", 2, **settings) == ours.sample(
+        "Lily", 2, **settings
+    )  # the knobs mean the same
 
 
 @pytest.fixture(scope="module")
@@ -1776,7 +1797,9 @@ def assert_same_run(out, other, tolerance):
             assert abs(row[key] - other_row[key]) <= room, (row, other_row)
 
 
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes by /proc, which Linux has")
+needs_proc = pytest.mark.skipif(
+    not os.path.isdir("/proc/self"), reason="finds processes by /proc, which Linux has"
+)
 
 
 def test_four_processes_train_as_one_does(data, twenty, tmp_path):
@@ -1800,7 +1823,10 @@ def test_torchrun_starts_a_run_again_that_goes_on_by_itself(data, twenty, traine
     os.kill(ranks(process.pid)[0], signal.SIGKILL)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
-    assert re.findall(r"going on with step \d+", said) in (["going on with step 5"], ["going on with step 10"])
+    assert re.findall(r"going on with step \d+", said) in (
+        ["going on with step 5"],
+        ["going on with step 10"],
+    )
     assert_same_run(out, twenty, 1e-5)
 
 
@@ -1828,9 +1854,13 @@ def test_a_step_whose_gradients_are_not_finite_changes_nothing_and_is_counted(da
     order, ds = dataset(data).order(0), dataset(data)
     inputs = [ds[[int(i) for i in order[8 * step : 8 * step + 8]]][0] for step in range(12)]  # (8, 64) a step
     with_id = {i: [step for step, x in enumerate(inputs) if (x == i).any()] for i in range(259, 512)}
-    rare, bad = next((i, steps) for i, steps in with_id.items() if 2 <= len(steps) <= 3 and steps[-1] - steps[0] > 2)
+    rare, bad = next(
+        (i, steps) for i, steps in with_id.items() if 2 <= len(steps) <= 3 and steps[-1] - steps[0] > 2
+    )
     torch.manual_seed(0)
-    model = M.Transformer(M.ModelArgs(dim=64, n_layers=2, n_heads=4, vocab_size=512, max_seq_len=64, tie_embeddings=False))
+    model = M.Transformer(
+        M.ModelArgs(dim=64, n_layers=2, n_heads=4, vocab_size=512, max_seq_len=64, tie_embeddings=False)
+    )
     model.tok_embeddings.weight.data[rare] = math.inf  # whatever reads it is no number
     torch.save({"model": model.state_dict(), "model_args": M.plain_args(model.args)}, tmp_path / "inf.pt")
     said, _ = run("train.py", *SMALL, f"--data_dir={data}", f"--init_from={tmp_path}/inf.pt", f"--out_dir={tmp_path}/out",
@@ -1838,8 +1868,12 @@ def test_a_step_whose_gradients_are_not_finite_changes_nothing_and_is_counted(da
     assert f"{len(bad)} steps whose gradients were not finite were skipped" in said
     text = (tmp_path / "out" / "log.jsonl").read_text()
     rows = [r for r in map(json.loads, text.splitlines()) if "loss" in r]
-    assert {r["step"] for r in rows if r["loss"] is None} == {step for step in bad if step % 2 == 0} and "NaN" not in text
-    assert not (tmp_path / "out" / "last.pt").exists()  # weights that are not finite are no state to go on from
+    assert {r["step"] for r in rows if r["loss"] is None} == {
+        step for step in bad if step % 2 == 0
+    } and "NaN" not in text
+    assert not (
+        tmp_path / "out" / "last.pt"
+    ).exists()  # weights that are not finite are no state to go on from
 
 
 @pytest.fixture
@@ -1850,7 +1884,9 @@ def small_disk(tmp_path):
 
     def mount(kilobytes):
         options = f"{'remount,' * len(mounted)}size={kilobytes}k"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+        )
         if done.returncode:
             pytest.skip("only root may mount a small file system")
         mounted[:] = [folder]
@@ -1869,7 +1905,14 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save_leaves_the_older_file(train
     for name in ("last.pt", "ckpt.pt", "log.jsonl"):
         shutil.copy2(os.path.join(trained, name), out)
     before = [read_bytes(path) for path in sorted(out.glob("*.pt"))]
-    args = ("train.py", "--init_from=resume", f"--out_dir={out}", "--max_iters=43", "--eval_interval=100", "--device=cpu")
+    args = (
+        "train.py",
+        "--init_from=resume",
+        f"--out_dir={out}",
+        "--max_iters=43",
+        "--eval_interval=100",
+        "--device=cpu",
+    )
     _, complaint = run(*args, ok=False)
     assert re.search(rf"train.py: \[Errno 28\] No space left on device: '{out}/(last|ckpt)\.pt'", complaint)
     assert [read_bytes(path) for path in sorted(out.glob("*.pt"))] == before and not list(out.glob("*.tmp"))
@@ -1880,9 +1923,19 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save_leaves_the_older_file(train
 
 def test_a_disk_that_is_full_in_the_middle_of_a_shard_leaves_the_others(data, small_disk):
     disk = small_disk(1024)  # about half of the shards
-    args = ("tinystories.py", "pretokenize", f"--data_dir={data}", "--vocab_size=512", f"--vocab_source={disk}/ids")
+    args = (
+        "tinystories.py",
+        "pretokenize",
+        f"--data_dir={data}",
+        "--vocab_size=512",
+        f"--vocab_source={disk}/ids",
+    )
     complaint = run(*args, ok=False)[1].splitlines()[-1]
-    assert "No space left on device" in complaint and f"{disk}/ids/" in complaint and not list(disk.glob("ids/*.tmp"))
+    assert (
+        "No space left on device" in complaint
+        and f"{disk}/ids/" in complaint
+        and not list(disk.glob("ids/*.tmp"))
+    )
     with pytest.raises(ValueError, match="unfinished"):
         shards.read_meta(f"{disk}/ids")
     done = {name: (disk / "ids" / f"{name}.bin").stat().st_mtime_ns
@@ -1890,7 +1943,9 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard_leaves_the_others(data, sm
     small_disk(8192)
     run(*args)
     assert_same_shards(disk / "ids", os.path.join(data, "tok512"))
-    assert 5 < len(done) < 50 and all((disk / "ids" / f"{n}.bin").stat().st_mtime_ns == t for n, t in done.items())
+    assert 5 < len(done) < 50 and all(
+        (disk / "ids" / f"{n}.bin").stat().st_mtime_ns == t for n, t in done.items()
+    )
 
 
 def assert_same_shards(folder, other):
@@ -1898,13 +1953,18 @@ def assert_same_shards(folder, other):
     assert names[0] == names[1]
     assert all(read_bytes(os.path.join(folder, n)) == read_bytes(os.path.join(other, n)) for n in names[0])
     metas = [shards.read_json(os.path.join(f, "meta.json")) for f in (folder, other)]
-    assert [m | {"tokenizer": ""} for m in metas][0] == [m | {"tokenizer": ""} for m in metas][1]  # it is a path
+    assert [m | {"tokenizer": ""} for m in metas][0] == [m | {"tokenizer": ""} for m in metas][
+        1
+    ]  # it is a path
 
 
 @needs_proc
 @pytest.mark.parametrize("maker", ["tinystories.py", "prepare_data.py"])
 def test_shards_killed_half_way_go_on_and_are_the_same(data, zh, tmp_path, maker):
-    folder, args = tmp_path / "ids", ("--vocab_size=512", f"--data_dir={data}", f"--vocab_source={tmp_path}/ids")
+    folder, args = (
+        tmp_path / "ids",
+        ("--vocab_size=512", f"--data_dir={data}", f"--vocab_source={tmp_path}/ids"),
+    )
     if maker == "prepare_data.py":
         rows = [row for row in read_rows(zh / "chunks.jsonl") for _ in range(8)]
         write_rows(tmp_path / "chunks.jsonl", rows)
@@ -1916,11 +1976,17 @@ def test_shards_killed_half_way_go_on_and_are_the_same(data, zh, tmp_path, maker
     pool = children(process.pid)
     process.kill()
     process.wait()
-    done = shards.read_json(folder / "meta.partial.json")["shards"] if (folder / "meta.partial.json").exists() else {}
+    done = (
+        shards.read_json(folder / "meta.partial.json")["shards"]
+        if (folder / "meta.partial.json").exists()
+        else {}
+    )
     times = {name: (folder / f"{name}.bin").stat().st_mtime_ns for name in done}
     assert not (folder / "meta.json").exists() and done
     until = time.time() + 20
-    while set(pool) & set(children(None)):  # they end by themselves, and nobody writes a shard that we write now
+    while set(pool) & set(
+        children(None)
+    ):  # they end by themselves, and nobody writes a shard that we write now
         assert time.time() < until
         time.sleep(0.05)
     run(maker, "pretokenize", *args)
@@ -1951,7 +2017,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send(self.server.files.get(self.path.rpartition("/resolve/main/")[2]))
 
     def send(self, body):
-        server, content, start = self.server, self.server.files.get(self.path.rpartition("/resolve/main/")[2]), 0
+        server, content, start = (
+            self.server,
+            self.server.files.get(self.path.rpartition("/resolve/main/")[2]),
+            0,
+        )
         if content is None or server.answer == "dead":
             return self.send_error(503)
         if server.answer == "page":
@@ -1997,21 +2067,40 @@ def test_a_download_is_whole_or_absent_and_goes_on_where_it_was_cut_off(tmp_path
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         hub.files, hub.ranges = {"TinyStoriesV2-GPT4-valid.txt": text, prepare_data.BELLE: belle}, []
         hub.answers = ["page", "short", "forged", "cut", "whole", "cut", "whole", "none is asked for"]
-        env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "NO_PROXY": "127.0.0.1"}
+        env = os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
+            "NO_PROXY": "127.0.0.1",
+        }
         what = ["stories"] * 5 + ["belle"] * 2 + ["stories"]
         done = subprocess.run([sys.executable, "-c", DOWNLOADS, str(tmp_path), *what], cwd=HERE, env=env,
                               capture_output=True, text=True)  # fmt: skip
         hub.shutdown()
-    assert done.returncode == 0 and hub.answers == ["none is asked for"], done.stderr  # the file was there by then
+    assert done.returncode == 0 and hub.answers == ["none is asked for"], (
+        done.stderr
+    )  # the file was there by then
     lines = done.stdout.splitlines()
     says = ("is no hub", f"should be of size {len(text)} but has size 6", "by its sha256", "503")
     for line, reason in zip(lines, says):  # one line each, with nothing there that could be taken for stories
-        assert line.startswith("ERROR could not download http://127.0.0.1") and reason in line and line.endswith(" 0")
+        assert (
+            line.startswith("ERROR could not download http://127.0.0.1")
+            and reason in line
+            and line.endswith(" 0")
+        )
     first = [int(re.match(r"bytes=(\d+)-", asked)[1]) for asked in hub.ranges if asked]
-    assert all(len(text) // 2 - 1000 < n <= len(text) // 2 for n in first[:-1]) and 4000 < first[-1] <= len(belle) // 2
+    assert (
+        all(len(text) // 2 - 1000 < n <= len(text) // 2 for n in first[:-1])
+        and 4000 < first[-1] <= len(belle) // 2
+    )
     assert hub.ranges[:3] == [None] * 3 and hub.ranges[-1]
-    found = [s["story"] for i in range(50) for s in shards.read_json(tmp_path / "TinyStories_all_data" / f"data{i:02}.json")]
-    assert sorted(found) == sorted(s.strip() for s in stories) and read_bytes(tmp_path / prepare_data.BELLE) == belle
+    found = [
+        s["story"]
+        for i in range(50)
+        for s in shards.read_json(tmp_path / "TinyStories_all_data" / f"data{i:02}.json")
+    ]
+    assert (
+        sorted(found) == sorted(s.strip() for s in stories)
+        and read_bytes(tmp_path / prepare_data.BELLE) == belle
+    )
     names = ["TinyStoriesV2-GPT4-valid.txt", "TinyStories_all_data", "corpus.json", prepare_data.BELLE]
     assert sorted(os.listdir(tmp_path)) == names
 
@@ -2056,7 +2145,9 @@ def test_an_absolute_name_in_an_archive_stays_in_its_folder(tmp_path):
     with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as tar:
         add_to_tar(tar, f"{tmp_path}/outside/data00.json")
     tinystories.unpack(str(tmp_path / "evil.tar.gz"), str(tmp_path / "in"))
-    assert sorted(os.listdir(tmp_path)) == ["evil.tar.gz", "in"] and (tmp_path / "in" / "data00.json").exists()
+    assert (
+        sorted(os.listdir(tmp_path)) == ["evil.tar.gz", "in"] and (tmp_path / "in" / "data00.json").exists()
+    )
 
 
 def test_names_and_links_in_seq_monkeys_archive_are_never_followed(tmp_path):
@@ -2103,7 +2194,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     good = random_checkpoint(tmp_path / "good.pt", None)
     content, rng = read_bytes(good), random.Random(0)
     for _ in range(60):
-        damaged = bytearray(content[: rng.randrange(len(content))]) if rng.random() < 0.3 else bytearray(content)
+        damaged = (
+            bytearray(content[: rng.randrange(len(content))]) if rng.random() < 0.3 else bytearray(content)
+        )
         for _ in range(rng.choice((1, 20))):
             damaged[rng.randrange(min(2000, len(damaged)))] = rng.randrange(256)
         (tmp_path / "bad.pt").write_bytes(damaged)
@@ -2133,7 +2226,9 @@ def test_no_template_reaches_files_or_python(tok, tmp_path):
     for template in ESCAPES:
         config = json.dumps({"chat_template": template.replace("PATH", repr(f"{tmp_path}/hit"))})
         with pytest.raises(ValueError, match="chat template"):
-            Tokenizer({"kind": "tokenizers", "files": tok.files | {"tokenizer_config.json": config.encode()}}).render([user("a")])
+            Tokenizer(
+                {"kind": "tokenizers", "files": tok.files | {"tokenizer_config.json": config.encode()}}
+            ).render([user("a")])
     assert not os.listdir(tmp_path)
 
 
@@ -2149,7 +2244,9 @@ def test_json_nested_100000_deep_is_refused_or_skipped_by_name(tok, tmp_path):
     with pytest.raises(ValueError, match="meta.json is nested too deep"):
         shards.read_meta(str(tmp_path))
     found = list(shards.texts_of(str(tmp_path / "a.jsonl"), text_key="text"))
-    assert [text for _, text in found] == ["a", None, "b"] and found[1][0].endswith("a.jsonl: the line at byte 14")
+    assert [text for _, text in found] == ["a", None, "b"] and found[1][0].endswith(
+        "a.jsonl: the line at byte 14"
+    )
     for name in ("tokenizer_config.json", "tokenizer.json"):
         with pytest.raises(ValueError, match="not a tokenizer"):
             Tokenizer({"kind": "tokenizers", "files": tok.files | {name: DEEP}})
@@ -2189,7 +2286,9 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
     for name, at in (("a.txt", 17), ("a.json", 12)):
         with pytest.raises(ValueError, match=f"{name} is not UTF-8 at byte {at}"):
             list(shards.texts_of(str(tmp_path / name)))
-    (tmp_path / "a.jsonl").write_bytes(b'{"story": "\xff"}\n\0\0\0\n{"story": "a\0"}\n{"story": "\\u0000b"}\n')
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"story": "\xff"}\n\0\0\0\n{"story": "a\0"}\n{"story": "\\u0000b"}\n'
+    )
     assert [text for _, text in shards.texts_of(str(tmp_path / "a.jsonl"))] == [None, None, None, "\0b"]
     (tmp_path / "b.txt").write_bytes(b"a\0b<|endoftext|>\0")
     assert [text for _, text in shards.texts_of(str(tmp_path / "b.txt"))] == ["a\0b", "\0"]
@@ -2220,8 +2319,17 @@ def test_training_refuses_shards_that_lie(data, tmp_path):
     ids = np.fromfile(folder / "data01.bin", "<u2")
     ids[100::64] = 777  # one in each chunk
     ids.tofile(folder / "data01.bin")
-    _, complaint = run("train.py", *SMALL, f"--vocab_source={folder}", f"--out_dir={tmp_path}/out", "--num_workers=1", ok=False)
-    found = re.search(r"data01\.bin: id 777 at (\d+) is outside the vocabulary of 512", complaint.splitlines()[-1])
+    _, complaint = run(
+        "train.py",
+        *SMALL,
+        f"--vocab_source={folder}",
+        f"--out_dir={tmp_path}/out",
+        "--num_workers=1",
+        ok=False,
+    )
+    found = re.search(
+        r"data01\.bin: id 777 at (\d+) is outside the vocabulary of 512", complaint.splitlines()[-1]
+    )
     assert found and int(found[1]) % 64 == 100 % 64
     (folder / "meta.json").write_text('{"vocab_size": 512, "dtype": "object"}')
     with pytest.raises(ValueError, match="meta.json does not say vocab_size and dtype"):
@@ -2249,7 +2357,12 @@ def tortured(kills, folder, data, max_iters=120, moments=MOMENTS, seed=0):
     """
     knobs = [*SMALL, "--dim=128", "--n_layers=4", "--dropout=0.1", f"--max_iters={max_iters}", f"--data_dir={data}",
              "--eval_interval=10", "--save_interval=4"]  # fmt: skip
-    rng, hits, env, undisturbed = random.Random(seed), [], os.environ | ALONE, os.path.join(folder, "undisturbed")
+    rng, hits, env, undisturbed = (
+        random.Random(seed),
+        [],
+        os.environ | ALONE,
+        os.path.join(folder, "undisturbed"),
+    )
     run("train.py", *knobs, f"--out_dir={undisturbed}", env=env)
     while len(hits) < kills:
         out, said = tempfile.mkdtemp(dir=folder), ""
@@ -2263,14 +2376,19 @@ def tortured(kills, folder, data, max_iters=120, moments=MOMENTS, seed=0):
             said = process.communicate(timeout=300)[0]
             if hit:
                 hits.append((hit, number.name))
-                print(f"kill {len(hits)}: {number.name}, {hit}; {len(log_lines(out))} lines in the log", flush=True)
+                print(
+                    f"kill {len(hits)}: {number.name}, {hit}; {len(log_lines(out))} lines in the log",
+                    flush=True,
+                )
             assert process.returncode in (0, -number) or hit and "interrupted" in said, said
         assert_same_run(out, undisturbed, 0)
         got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True) for o in (out, undisturbed))
         assert all(torch.equal(got["model"][k], w) for k, w in want["model"].items()), out
         for i, state in want["optimizer"]["state"].items():
             assert all(torch.equal(got["optimizer"]["state"][i][k], v) for k, v in state.items()), out
-        assert got["best_val_loss"] == want["best_val_loss"] and not [p for p in os.listdir(out) if p.endswith(".tmp")]
+        assert got["best_val_loss"] == want["best_val_loss"] and not [
+            p for p in os.listdir(out) if p.endswith(".tmp")
+        ]
     return {hit: hits.count(hit) for hit in sorted(set(hits))}
 
 
@@ -2363,7 +2481,13 @@ def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, stories):
 
 
 def test_sampling_says_how_long_compiling_took_and_writes_the_same(compiler, trained):
-    args = ("sample.py", f"--checkpoint={trained}/ckpt.pt", "--temperature=0", "--max_new_tokens=20", "--device=cpu")
+    args = (
+        "sample.py",
+        f"--checkpoint={trained}/ckpt.pt",
+        "--temperature=0",
+        "--max_new_tokens=20",
+        "--device=cpu",
+    )
     plain, said = run(*args)
     assert "compiled" not in said
     fast, said = run(*args, "--compile=True", "--dtype=float32")
@@ -2374,7 +2498,14 @@ def test_sampling_says_how_long_compiling_took_and_writes_the_same(compiler, tra
 # the texts: what they say of files, knobs and numbers is so
 
 EXERCISES = {"dpi", "dpy"}  # a knob that the reader adds to plot.py, and misspells
-DOCS = ("README.md", "README.zh.md", "docs/course.md", "docs/course.zh.md", "docs/answers.md", "CONTRIBUTING.md")
+DOCS = (
+    "README.md",
+    "README.zh.md",
+    "docs/course.md",
+    "docs/course.zh.md",
+    "docs/answers.md",
+    "CONTRIBUTING.md",
+)
 
 
 def text_of(name):
@@ -2388,12 +2519,18 @@ def commands_of(text):
     inline = re.findall(r"`((?:python|torchrun|accelerate|bash) [^`\n]+)`", text)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + inline
     found = [shlex.split(line, comments=True) for line in lines]
-    return [[w for w in words if w not in ("$", "|")] for words in found if any(w.endswith(".py") for w in words)]
+    return [
+        [w for w in words if w not in ("$", "|")] for words in found if any(w.endswith(".py") for w in words)
+    ]
 
 
 def knobs_of(script):
     tree = ast.parse(text_of(script))
-    names = {n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    names = {
+        n.targets[0].id: n.value
+        for n in tree.body
+        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
     verbs = ast.literal_eval(names["VERBS"]) if "VERBS" in names else ()
     return set(names), verbs
 
@@ -2424,18 +2561,27 @@ def test_the_files_that_a_text_names_exist(name):
         assert os.path.exists(os.path.join(HERE, os.path.dirname(name), link)), link
 
 
-@pytest.mark.parametrize("english, chinese", [("README.md", "README.zh.md"), ("docs/course.md", "docs/course.zh.md")])
+@pytest.mark.parametrize(
+    "english, chinese", [("README.md", "README.zh.md"), ("docs/course.md", "docs/course.zh.md")]
+)
 def test_both_languages_say_the_same(english, chinese):
     a, b = text_of(english), text_of(chinese)
     assert commands_of(a) == commands_of(b)
-    levels = [re.findall(r"^(#+) ", re.sub(r"^```.*?^```", "", t, flags=re.DOTALL | re.MULTILINE), re.MULTILINE) for t in (a, b)]
+    levels = [
+        re.findall(r"^(#+) ", re.sub(r"^```.*?^```", "", t, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+        for t in (a, b)
+    ]
     assert levels[0] == levels[1]
-    numbers = [set(re.findall(r"(?<![A-Za-z0-9_.,])\d+(?:,\d{3})*(?:\.\d+)?(?![A-Za-z0-9_])", t)) for t in (a, b)]
+    numbers = [
+        set(re.findall(r"(?<![A-Za-z0-9_.,])\d+(?:,\d{3})*(?:\.\d+)?(?![A-Za-z0-9_])", t)) for t in (a, b)
+    ]
     assert {n for n in numbers[0] ^ numbers[1] if len(n) > 2} == set()  # small ones may be words
 
 
 def test_the_readme_counts_lines_as_they_are():
-    rows = re.findall(r"^\| [^|]* \| \[?`(\w+\.py)`[^|]*\|[^|]*\| (\d+) \|", text_of("README.md"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| [^|]* \| \[?`(\w+\.py)`[^|]*\|[^|]*\| (\d+) \|", text_of("README.md"), re.MULTILINE
+    )
     assert len(rows) >= 15 and len(text_of("README.md").splitlines()) <= 200
     for script, lines in rows:
         assert abs(len(text_of(script).splitlines()) - int(lines)) <= 0.1 * int(lines), script
@@ -2451,4 +2597,6 @@ if __name__ == "__main__":
         began, hits = time.time(), tortured(torture, scratch, scratch)
     for (where, name), count in hits.items():
         print(f"{count:>4}  {name:<8} {where}")
-    print(f"{sum(hits.values())} kills in {time.time() - began:.0f} s; every run ended as the undisturbed one, bit by bit")
+    print(
+        f"{sum(hits.values())} kills in {time.time() - began:.0f} s; every run ended as the undisturbed one, bit by bit"
+    )
