@@ -52,14 +52,9 @@ class TextGenerator:
     """
 
     def __init__(
-        self,
-        checkpoint="output/ckpt.pt",
-        tokenizer_model_path=None,
-        seed=1337,
-        device=None,
-        dtype="float32",
+        self, checkpoint="output/ckpt.pt", tokenizer_model_path=None, seed=1337, device=None, dtype="float32",
         compile=False,
-    ):
+    ):  # fmt: skip
         self.device = find_device(device or "auto")
         if os.path.isdir(checkpoint):
             self.model, own = TransformersModel(checkpoint), checkpoint
