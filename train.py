@@ -358,6 +358,8 @@ stopping = []  # the signals that have come
 def on_signal(number, _):
     stopping.append(number)
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    if rank == 0:  # print() is not for signal handlers
+        os.write(2, b"\nstopping after the step or evaluation at hand; a second signal ends it at once\n")
 
 
 signal.signal(signal.SIGINT, on_signal)
