@@ -4,7 +4,7 @@ How fast the course is, beside what exists, measured side by side on this machin
 Reads  for tokenize: the stories and the tokenizer in data_dir, or synthetic ones where there are none
 Writes bench.json, and a table to the terminal
 
-    python bench.py                              all, at the tutorial's size: about 15 minutes on 2 CPU cores
+    python bench.py                              all, at the tutorial's size
     python bench.py --only=sample,load           parts of it: train, sample, tokenize, load
 
 On a CUDA machine, where rows also give MFU (model FLOPs utilisation) and peak memory:
