@@ -37,7 +37,7 @@ import signal
 import sys
 import time
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: see experiments.md, "waiting threads"
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # before torch: see experiments.md, "threads that wait"
 
 import torch
 import torch.distributed as dist
