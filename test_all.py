@@ -412,7 +412,7 @@ def test_shards_that_are_not_what_was_asked_for_are_refused(data, tmp_path):
             "train", 64, 1024, os.path.join(data, "tok512")
         ),
         "data01.bin is shorter than one sequence": lambda: dataset(data, T=100_000),
-        "no shards to train on": lambda: PretokDataset("train", 64, 512, str(tmp_path)),
+        "no shards for train": lambda: PretokDataset("train", 64, 512, str(tmp_path)),
     }
     for says, make in cases.items():
         with pytest.raises(ValueError, match=says):
