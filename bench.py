@@ -38,6 +38,7 @@ import time
 import numpy as np
 import torch
 
+import documents
 import model as M
 import shards
 from configurator import override
@@ -237,7 +238,7 @@ def read_stories(folder):
         for words in (["synthesize", "--megabytes=8"], ["train_vocab", f"--vocab_size={vocab_size}"]):
             subprocess.run([sys.executable, script, *words, f"--data_dir={folder}"], check=True)
     paths = glob.glob(os.path.join(glob.escape(at), "TinyStories_all_data", "*.json"))
-    stories = [story for path in sorted(paths) for story in shards.read_json(path)]
+    stories = [story for path in sorted(paths) for story in documents.read_json(path)]
     return stories, os.path.join(at, f"tok{vocab_size}.model")
 
 
@@ -249,7 +250,7 @@ def tokenize():
         tok, jobs = Tokenizer(tokenizer), []
         for i in range(cores):  # as large as they come: the cache of words is a shard's own
             path = os.path.join(folder, f"stories{i}.json")
-            shards.write_json(path, stories[i::cores])
+            documents.write_json(path, stories[i::cores])
             jobs.append({"name": f"data{i:02}", "source": (path, 0, None), "text_key": "story"})
         megabytes = sum(os.path.getsize(job["source"][0]) for job in jobs) / 1e6
         made, contenders, plain, fast = {}, {}, story_by_story, shards.encode_shard
@@ -283,7 +284,7 @@ def load():
         for i in range(11):  # files with holes: they take no room on the disk
             with open(os.path.join(folder, f"data{i:02}.bin"), "wb") as f:
                 f.truncate(int(gigabytes * 1e9 / 10) // 2 * 2 if i else 1_000_000)
-        shards.write_json(os.path.join(folder, "meta.json"), {"dtype": "uint16", "vocab_size": vocab_size})
+        documents.write_json(os.path.join(folder, "meta.json"), {"dtype": "uint16", "vocab_size": vocab_size})
         shape = {"max_seq_len": max_seq_len, "vocab_size": vocab_size, "vocab_source": folder}
         batches = Task.iter_batches(batch_size, device, split="train", **shape)
         read = lambda count=1000: sum(1 for _ in zip(range(count), batches))  # noqa: E731
@@ -309,7 +310,7 @@ def main():
     for part in only.split(","):
         rows += parts[part]()
         torch._dynamo.reset()
-        shards.write_json(out, {"about": about, "config": config, "rows": rows})
+        documents.write_json(out, {"about": about, "config": config, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import contextlib
 import difflib
 import errno
 import glob
-import hashlib
 import io
 import math
 import multiprocessing.connection
@@ -232,48 +231,3 @@ def remove_leftovers(folder):
     """Delete the temporary files that a killed process left in a folder."""
     for path in glob.glob(os.path.join(glob.escape(folder), "*.tmp")):
         os.remove(path)
-
-
-def fetch(repo, name, folder):
-    """
-    Download a file of a dataset from the Hugging Face hub, or from a mirror named by HF_ENDPOINT; returns
-    its path in `folder`. That path is the whole file or absent: it has the length that the hub says and, of
-    large files, the sha256. What was cut off is kept beside it as .part, and the next call goes on there.
-    ValueError says in one line what was in the way.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url  # comes with tokenizers
-    from huggingface_hub.file_download import http_get  # hf_hub_download begins anew in each call
-
-    path, url = os.path.join(folder, name), hf_hub_url(repo, name, repo_type="dataset")
-    if os.path.exists(path):
-        return path
-    part = ""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        hub = get_hf_file_metadata(url)
-        if not (hub.commit_hash and hub.etag and hub.size is not None):
-            raise ValueError("what answers there is no hub (a page to log in at?)")
-        part = f"{path}.{re.sub('[^0-9a-zA-Z]', '', hub.etag)[:16]}.part"  # no other version goes on in it
-        with open(part, "ab") as f:
-            if f.tell() > hub.size:
-                f.truncate(0)
-            http_get(hub.location, f, resume_size=f.tell(), expected_size=hub.size)
-            f.flush()
-            os.fsync(f.fileno())
-        if len(hub.etag) == 64 and sha256_of(part) != hub.etag:
-            raise OSError("it is not what the hub says, by its sha256, and was deleted")
-    except Exception as error:  # of several libraries: HTTP, connection, disk
-        if type(error) is OSError and not error.errno and part:  # whole, but something else
-            os.remove(part)
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"could not download {url}: {reason[0]}") from None
-    os.replace(part, path)
-    return path
-
-
-def sha256_of(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,6 +7,13 @@ import contextlib
 
 import torch
 
+# Dense bfloat16 (V100, T4: float16) FLOP/s by a part of the device's name, from the makers' data sheets.
+PEAK_BF16_FLOPS = (
+    ("B200", 2250e12), ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
+    ("H800", 989e12), ("A100", 312e12), ("A800", 312e12), ("L40S", 362e12), ("L4", 121e12),
+    ("RTX 4090", 165e12), ("RTX 3090", 71e12), ("V100", 125e12), ("T4", 65e12),
+)  # fmt: skip
+
 # To inductor: products with a single row are loops over the weights, fused with what stands around them.
 CPU_STEP = {"post_grad_fusion_options": {"decompose_mm_pass": {}}}
 
@@ -25,6 +32,11 @@ def find_device(name: str) -> str:
 
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
+def peak_flops(device_name: str):
+    """Dense bfloat16 FLOP/s of a device, None where it is not in the table."""
+    return next((flops for name, flops in PEAK_BF16_FLOPS if name in device_name), None)
 
 
 def find_dtype(name: str, device: str) -> str:

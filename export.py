@@ -31,8 +31,9 @@ import struct
 import torch
 
 import model as M
+from checkpoints import plain_args, save_checkpoint
 from configurator import atomic_write, need, override
-from shards import write_json
+from documents import write_json
 from tokenizer import FOLDER_FILES, llama2c_bytes
 from vocabulary import add_to_gguf, stop_ids, transformers_files
 from weights import LLAMA2C_MAGIC, SAFETENSORS_DTYPES, names, open_source, read_safetensors, walk
@@ -244,10 +245,9 @@ def write_ckpt(source, path):
         write_safetensors(scratch, source, {ours: ours for ours, *_ in names(source.args)}, halves=False)
         weights = read_safetensors(scratch)
         weights.setdefault("output.weight", weights["tok_embeddings.weight"])  # tied: saved once
-        state = {"model": weights, "model_args": M.plain_args(source.args), "config": {}, "iter_num": 0,
+        state = {"model": weights, "model_args": plain_args(source.args), "config": {}, "iter_num": 0,
                  "best_val_loss": math.inf, "tokenizer": tok.state() if tok else None}  # fmt: skip
-        with atomic_write(path, "wb") as f:
-            torch.save(state, f)
+        save_checkpoint(state, path)
     finally:
         if os.path.exists(scratch):
             os.remove(scratch)

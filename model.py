@@ -14,21 +14,14 @@ tied. State-dict names are llama2.c's, so that its checkpoints load here and our
 """
 
 import math
-import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from devices import peak_flops
 from muon import Muon
-
-# Dense bfloat16 (V100, T4: float16) FLOP/s by a part of the device's name, from the makers' data sheets.
-PEAK_BF16_FLOPS = (
-    ("B200", 2250e12), ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
-    ("H800", 989e12), ("A100", 312e12), ("A800", 312e12), ("L40S", 362e12), ("L4", 121e12),
-    ("RTX 4090", 165e12), ("RTX 3090", 71e12), ("V100", 125e12), ("T4", 65e12),
-)  # fmt: skip
 
 
 @dataclass
@@ -270,7 +263,7 @@ class Transformer(nn.Module):
         of unknown peak. PaLM's count (Chowdhery et al. 2022, arXiv:2204.02311, appendix B): 6 FLOPs a
         weight and token for forward and backward, and 12 L H D T a token for attention.
         """
-        peak = next((flops for name, flops in PEAK_BF16_FLOPS if name in device_name), None)
+        peak = peak_flops(device_name)
         if peak is None:
             return None
         a, T = self.args, seq_len or self.args.max_seq_len
@@ -348,54 +341,3 @@ def pick(logits, temperature, top_k=None, top_p=None, generator=None):
         probs = probs.masked_fill(beyond, 0.0)
     choice = torch.multinomial(probs, 1, generator=generator)  # (B, 1), a place in the order
     return ids.gather(-1, choice).squeeze(1)
-
-
-# --------------------------------------------------------------------------------------------------------
-# checkpoints
-
-
-def load_checkpoint(path, mmap=False) -> dict:
-    """
-    A .pt file of ours or llama2.c's as a dict of plain types and tensors, on the CPU. Nothing in it can
-    run; ValueError where it is cut off or no checkpoint. Not promised: that flipped bits in the weights are
-    noticed.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError:
-        raise ValueError(f"no checkpoint at {path}: train one with python train.py") from None
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} is no checkpoint, or holds more than tensors and plain types") from None
-    except Exception as error:  # of damaged files torch.load raises whatever it trips over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a whole checkpoint: {reason}") from None
-    known = isinstance(checkpoint, dict) and (checkpoint.get("model"), checkpoint.get("model_args"))
-    if not known or not all(isinstance(part, dict) for part in known):
-        raise ValueError(f"{path} is not a checkpoint: it has no model and model_args")
-    return checkpoint
-
-
-def build_model(checkpoint: dict, **changes) -> Transformer:
-    """The model of a checkpoint; `changes` replace model_args that cost no weights (max_seq_len, dropout)."""
-    prefix = "_orig_mod."  # torch.compile's, in checkpoints of the lineage
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["model"].items()}
-    model_args = dict(checkpoint["model_args"])
-    if "tie_embeddings" not in model_args and "output.weight" in weights:
-        tied = torch.equal(weights["output.weight"], weights["tok_embeddings.weight"])
-        model_args["tie_embeddings"] = tied
-    try:
-        model = Transformer(ModelArgs(**model_args | changes))
-    except TypeError as error:
-        raise ValueError(f"the checkpoint is of another kind of model: {error}") from None
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise ValueError(f"the checkpoint's weights do not fit its model_args: {reason[:300]}") from None
-    return model
-
-
-def plain_args(args: ModelArgs) -> dict:
-    """model_args for a checkpoint; those that llama2.c does not know only where they say something new."""
-    unsaid = (("rope_theta", 10000.0), ("tie_embeddings", True))
-    return {k: v for k, v in asdict(args).items() if (k, v) not in unsaid}

@@ -28,8 +28,9 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
-from configurator import atomic_write, fetch, need, override
-from shards import LONGEST, build_shards, cut, encode_shard, field, json_lines, read_line, read_meta
+from configurator import atomic_write, need, override
+from documents import LONGEST, cut, fetch, field, json_lines, read_line
+from shards import build_shards, encode_shard, read_meta
 from tokenizer import Tokenizer
 
 input = ""  # what to read; where not given, what stands above

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 import torch
 
 import model as M
+from checkpoints import build_model, load_checkpoint
 from configurator import need, override
 from devices import compile_step, find_device, find_dtype
 from tokenizer import Tokenizer
@@ -59,8 +60,8 @@ class TextGenerator:
         if os.path.isdir(checkpoint):
             self.model, own = TransformersModel(checkpoint), checkpoint
         else:
-            saved = M.load_checkpoint(checkpoint)
-            self.model, own = M.build_model(saved), saved.get("tokenizer")
+            saved = load_checkpoint(checkpoint)
+            self.model, own = build_model(saved), saved.get("tokenizer")
         self.model.to(self.device).eval()
         if self.device != "cpu":
             dtype = find_dtype(dtype, self.device)

@@ -2,7 +2,7 @@
 From documents to shards, for whoever has documents: tinystories.py (stories) and prepare_data.py (Chinese
 text, chats).
 
-Reads  .json (a list), .jsonl or .txt files
+Reads  what documents.py reads
 Writes a folder of shards: dataNN.bin (+ dataNN.mask for fine-tuning) and meta.json
 
 A shard is token ids back to back, little-endian, without a header: uint16, or uint32 above 65,536 ids.
@@ -13,7 +13,6 @@ than they think.
 
 import glob
 import hashlib
-import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,150 +21,10 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import atomic_write, end_with_parent, remove_leftovers
+from documents import read_json, texts_of, write_json
 from tokenizer import Tokenizer
 
-END = "<|endoftext|>"  # stands between the documents of a .txt
-LONGEST = 1 << 24  # bytes of a line of .jsonl; what is longer is no document, and must not fill the memory
-PIECE = 1 << 20  # bytes of a document of .txt; what is longer becomes several
 MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
-
-
-def write_json(path, value):
-    with atomic_write(path) as f:
-        json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)
-
-
-def read_json(path):
-    """A JSON file's value. ValueError names the file and the place where it is broken."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"{path} is broken at {where}: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deep") from None
-
-
-def texts_of(path, start=0, end=None, text_key="story"):
-    """
-    The documents of a file: (where, text), or (where, None) for what has none. start and end select a
-    part: item numbers of a .json list, bytes of the other kinds (see cut).
-    """
-    if path.endswith(".json"):
-        stories = read_json(path)
-        if not isinstance(stories, list):
-            raise ValueError(f"{path} is not a list of stories")
-        for i, item in enumerate(stories[start:end], start):
-            yield f"{path}: story {i}", field(item, text_key)
-        return
-    if path.endswith(".jsonl"):
-        for at, item in json_lines(path, start, end):
-            yield f"{path}: the line at byte {at}", field(item, text_key)
-    else:
-        for at, document in documents(path, start, os.path.getsize(path) if end is None else end):
-            try:
-                text = document.decode("utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path} is not UTF-8 at byte {at + error.start}") from None
-            if text:
-                yield f"{path}: the document at byte {at}", text
-
-
-def documents(path, start, end):
-    """(byte at which it begins, its bytes) for each document of a part of a .txt; a long one in pieces."""
-    mark, rest = END.encode(), b""
-    with open(path, "rb") as f:
-        f.seek(start)
-        while start < end:
-            block = f.read(min(PIECE, end - start - len(rest)))
-            *whole, rest = (rest + block).split(mark)
-            for document in whole:
-                yield start, document
-                start += len(document) + len(mark)
-            if not block or len(rest) >= PIECE + len(mark):  # and not inside of a mark either
-                at = len(rest) if not block else rest.rfind(b"\n", 0, PIECE) + 1 or PIECE
-                while PIECE - 3 < at < len(rest) and rest[at] & 0xC0 == 0x80:  # not inside of a character
-                    at -= 1
-                yield start, rest[:at]
-                start, rest = start + at, rest[at:]
-                if not block:
-                    return
-
-
-def json_lines(path, start=0, end=None):
-    """
-    (byte at which the line begins, its value) for each line of a part of a .jsonl, one in memory at a
-    time. None stands for a line that is no JSON, or longer than LONGEST.
-    """
-    with open(path, "rb") as f:
-        f.seek(start)
-        while end is None or start < end:
-            line, size = read_line(f)
-            if not line:
-                return
-            if not line.isspace():
-                try:
-                    yield start, json.loads(line) if size == len(line) else None
-                except (ValueError, RecursionError):
-                    yield start, None
-            start += size
-
-
-def read_line(f):
-    """(the first LONGEST bytes of the next line of a binary file, its length); b"" at the end."""
-    line = f.readline(LONGEST)
-    size = len(rest := line)
-    while len(rest) == LONGEST and not rest.endswith(b"\n"):
-        rest = f.readline(LONGEST)
-        size += len(rest)
-    return line, size
-
-
-def field(item, text_key):
-    text = item.get(text_key) if isinstance(item, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        return None
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can spell half a surrogate pair; no tokenizer takes it
-        return None
-    return text
-
-
-def cut(path, parts):
-    """
-    [(start, end)] of `parts` parts of a file of documents, of about one size, cut between documents (or,
-    failing that, lines).
-    """
-    if path.endswith(".json"):
-        size = len(read_json(path))
-        return [(size * i // parts, size * (i + 1) // parts) for i in range(parts)]
-    size, bounds = os.path.getsize(path), [0]
-    mark = b"\n" if path.endswith(".jsonl") else END.encode()
-    with open(path, "rb") as f:
-        if mark not in f.read(1 << 20):
-            mark = b"\n"
-        for i in range(1, parts):
-            if (at := size * i // parts) >= bounds[-1]:  # no very long line is read twice
-                f.seek(at)
-                bounds.append(at + _bytes_to(f, mark))
-    bounds.append(size)
-    return [(a, b) for a, b in zip(bounds, bounds[1:]) if a < b]
-
-
-def _bytes_to(f, mark):
-    """How many bytes from here to just behind the next mark (or the file's end)."""
-    passed, read = 0, f.read(1 << 16)
-    while mark not in read:
-        passed += max(0, len(read) - len(mark))  # what is passed is let go: a line may be very long
-        block = f.read(1 << 16)
-        if not block:
-            return passed + min(len(read), len(mark))
-        read = read[-len(mark) :] + block
-    return passed + read.index(mark) + len(mark)
 
 
 def fast_encoder(tok: Tokenizer, dtype):

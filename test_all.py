@@ -39,6 +39,7 @@ import torch.nn.functional as F
 
 import configurator
 import devices
+import documents
 import export
 import model as M
 import prepare_data
@@ -47,6 +48,7 @@ import synthesize_stories
 import tinystories
 import train_tokenizer
 import weights as W
+from checkpoints import build_model, load_checkpoint, plain_args
 from muon import Muon, orthogonalize
 from sample import Chat, Printer, TextGenerator
 from tinystories import PretokDataset, Task
@@ -86,9 +88,22 @@ def data(tmp_path_factory):
     return folder
 
 
-SMALL = ("--vocab_size=512", "--dim=64", "--n_layers=2", "--n_heads=4", "--n_kv_heads=2", "--max_seq_len=64", "--batch_size=4",
-         "--gradient_accumulation_steps=2", "--eval_iters=4", "--warmup_iters=2", "--compile=false", "--dtype=float32",
-         "--learning_rate=3e-3", "--device=cpu")  # fmt: skip
+SMALL = (
+    "--vocab_size=512",
+    "--dim=64",
+    "--n_layers=2",
+    "--n_heads=4",
+    "--n_kv_heads=2",
+    "--max_seq_len=64",
+    "--batch_size=4",
+    "--gradient_accumulation_steps=2",
+    "--eval_iters=4",
+    "--warmup_iters=2",
+    "--compile=false",
+    "--dtype=float32",
+    "--learning_rate=3e-3",
+    "--device=cpu",
+)
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +132,8 @@ def script(tmp_path):
     path.write_text(
         f"import sys; sys.path.insert(0, {HERE!r})\nfrom configurator import override\n"
         "rate = 0.5  # the speed\nsteps = 10\nfast = False\nname = 'x'\n"
-        "dtype = 'float32'  # float32 | bfloat16: of numbers\nstart = 'scratch'  # scratch | PATH: from where\n"
+        "dtype = 'float32'  # float32 | bfloat16: of numbers\n"
+        "start = 'scratch'  # scratch | PATH: from where\n"
         "config = override(globals())\nprint(config)\n"
     )
     return lambda *args, code=0: _script(path, args, code)
@@ -145,10 +161,17 @@ def test_help_is_the_comment_on_the_knobs_line(script):
 
 @pytest.mark.parametrize(
     "word, says",
-    [("--rat=1", "did you mean rate"), ("--steps=1.5", "--steps expects a whole number"), ("stray", "stray word 'stray'"),
-     ("--fast=maybe", "--fast expects True or False"), ("--dtype=int8", "--dtype expects one of float32, bfloat16"),
-     ("--start=/nowhere", "--start expects one of scratch, a path that exists"), ("--rate=nan", "finite"), ("--steps", "behind")],
-)  # fmt: skip
+    [
+        ("--rat=1", "did you mean rate"),
+        ("--steps=1.5", "--steps expects a whole number"),
+        ("stray", "stray word 'stray'"),
+        ("--fast=maybe", "--fast expects True or False"),
+        ("--dtype=int8", "--dtype expects one of float32, bfloat16"),
+        ("--start=/nowhere", "--start expects one of scratch, a path that exists"),
+        ("--rate=nan", "finite"),
+        ("--steps", "behind"),
+    ],
+)
 def test_a_mistaken_knob_is_one_line_and_exit_code_2(script, word, says):
     line = script(word, code=2)
     assert says in line and len(line.splitlines()) == 1
@@ -225,7 +248,7 @@ def test_the_vocabulary_never_sees_the_validation_shard(tmp_path):
                 stories = synthesize_stories.write_shard(0, i, 60_000)
                 for s in stories:
                     s["story"] += " ξ" if i == 0 else " ж"
-                shards.write_json(os.path.join(folder, f"data{i:02}.json"), stories)
+                documents.write_json(os.path.join(folder, f"data{i:02}.json"), stories)
     run("tinystories.py", "train_vocab", f"--data_dir={tmp_path}", "--vocab_size=400")
     tok = Tokenizer(str(tmp_path / "tok400.model"))
     pieces = "".join(tok.piece(i) for i in range(tok.n_words))
@@ -246,8 +269,23 @@ class tinystories_in:
 
 
 def odd_texts():
-    yield from ("", " ", "a", "  two  spaces ", "tabs\tand\nnewlines\n\n\nthree", "  lead", "trail  ", "一天，小花 去公园。 她很高兴！",
-                "nbsp\u00a0 here", "▁literal ▁ one", "1234 5", "x\u0000y", "é e\u0301", "👍🏽 ok", "“q”")  # fmt: skip
+    yield from (
+        "",
+        " ",
+        "a",
+        "  two  spaces ",
+        "tabs\tand\nnewlines\n\n\nthree",
+        "  lead",
+        "trail  ",
+        "一天，小花 去公园。 她很高兴！",
+        "nbsp\u00a0 here",
+        "▁literal ▁ one",
+        "1234 5",
+        "x\u0000y",
+        "é e\u0301",
+        "👍🏽 ok",
+        "“q”",
+    )
 
 
 def test_the_word_cache_gives_the_ids_of_sentencepiece(data):
@@ -255,7 +293,7 @@ def test_the_word_cache_gives_the_ids_of_sentencepiece(data):
     texts = [s["story"] for s in synthesize_stories.write_shard(0, 0, 100_000)]
     if os.path.isdir(SHARED):
         toks += [Tokenizer(os.path.join(LLAMA2C, f"tok{n}.model")) for n in (512, 4096)]
-        texts += [s["story"] for s in shards.read_json(os.path.join(SHARED, "tinystories", "data00.json"))]
+        texts += [s["story"] for s in documents.read_json(os.path.join(SHARED, "tinystories", "data00.json"))]
     for tok in toks:
         encode = shards.fast_encoder(tok, "uint16")
         assert encode.__name__ == "encode", "the cache is off for a tokenizer that it is meant for"
@@ -265,7 +303,7 @@ def test_the_word_cache_gives_the_ids_of_sentencepiece(data):
 
 def test_a_shard_is_bos_and_pieces_story_after_story(data):
     tok = Tokenizer(os.path.join(data, "tok512.model"))
-    stories = shards.read_json(os.path.join(data, "TinyStories_all_data", "data03.json"))
+    stories = documents.read_json(os.path.join(data, "TinyStories_all_data", "data03.json"))
     want = [i for s in stories for i in tok.encode(s["story"], bos=True)]
     assert np.fromfile(os.path.join(data, "tok512", "data03.bin"), "<u2").tolist() == want
     meta = shards.read_meta(os.path.join(data, "tok512"), 512)
@@ -314,8 +352,14 @@ def test_a_text_of_ones_own_becomes_shards(tmp_path):
     (tmp_path / "my.json").write_text(json.dumps([{"body": t} for t in texts]))
     counts = []
     for kind in ("txt", "jsonl", "json"):
-        run("tinystories.py", "pretokenize", f"--input={tmp_path}/my.{kind}", "--text_key=body", "--vocab_size=400",
-            f"--vocab_source={tmp_path}/{kind}")  # fmt: skip
+        run(
+            "tinystories.py",
+            "pretokenize",
+            f"--input={tmp_path}/my.{kind}",
+            "--text_key=body",
+            "--vocab_size=400",
+            f"--vocab_source={tmp_path}/{kind}",
+        )
         tok, meta = Tokenizer(str(tmp_path / f"{kind}.model")), shards.read_meta(str(tmp_path / kind))
         ids = np.concatenate(
             [np.fromfile(tmp_path / kind / f"{n}.bin", "<u2") for n in meta["shards"]]
@@ -471,14 +515,32 @@ def test_logits_are_those_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     model = small_model(n_heads=8, max_seq_len=64)
     config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=model.args.hidden_dim, num_hidden_layers=3, num_attention_heads=8,
-        num_key_value_heads=2, vocab_size=96, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=model.args.hidden_dim,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=96,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+    )
     other = transformers.LlamaForCausalLM(config).eval()
-    names = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head", "layers": "model.layers",
-             "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
-             "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
-             "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}  # fmt: skip
+    names = {
+        "tok_embeddings": "model.embed_tokens",
+        "norm": "model.norm",
+        "output": "lm_head",
+        "layers": "model.layers",
+        "attention.wq": "self_attn.q_proj",
+        "attention.wk": "self_attn.k_proj",
+        "attention.wv": "self_attn.v_proj",
+        "attention.wo": "self_attn.o_proj",
+        "feed_forward.w1": "mlp.gate_proj",
+        "feed_forward.w2": "mlp.down_proj",
+        "feed_forward.w3": "mlp.up_proj",
+        "attention_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+    }
     weights = {}
     for name, w in model.state_dict().items():
         if name.endswith(("wq.weight", "wk.weight")):  # neighbouring pairs -> halves
@@ -573,9 +635,12 @@ def test_mfu_is_palms_and_unknown_for_an_unknown_device():
 
 @pytest.mark.parametrize(
     "changes, says",
-    [({"n_heads": 5}, "n_heads=5 does not divide dim=64"), ({"n_kv_heads": 3}, "n_kv_heads=3 does not divide n_heads=4"),
-     ({"dim": 12, "n_heads": 4}, "odd")],
-)  # fmt: skip
+    [
+        ({"n_heads": 5}, "n_heads=5 does not divide dim=64"),
+        ({"n_kv_heads": 3}, "n_kv_heads=3 does not divide n_heads=4"),
+        ({"dim": 12, "n_heads": 4}, "odd"),
+    ],
+)
 def test_a_shape_that_does_not_fit_is_refused(changes, says):
     with pytest.raises(ValueError, match=says):
         small_model(**changes)
@@ -683,8 +748,18 @@ def test_a_checkpoint_is_plain_and_holds_its_tokenizer(trained, data):
         Tokenizer(saved["tokenizer"]).fingerprint()
         == Tokenizer(os.path.join(data, "tok512.model")).fingerprint()
     )
-    assert set(saved["model_args"]) <= {"dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden_dim", "multiple_of",
-                                        "norm_eps", "max_seq_len", "dropout"}  # llama2.c's own  # fmt: skip
+    assert set(saved["model_args"]) <= {
+        "dim",
+        "n_layers",
+        "n_heads",
+        "n_kv_heads",
+        "vocab_size",
+        "hidden_dim",
+        "multiple_of",
+        "norm_eps",
+        "max_seq_len",
+        "dropout",
+    }  # llama2.c's own
 
 
 def test_bits_per_byte_are_the_loss_in_another_unit(trained, data):
@@ -694,7 +769,7 @@ def test_bits_per_byte_are_the_loss_in_another_unit(trained, data):
 
 
 def start_and_send(number, at_step, args, out):
-    """Start train.py and send it a signal when its log has reached a step; returns (exit code, what it printed)."""
+    """Start train.py, send it a signal when its log has reached a step; returns (exit code, what it said)."""
     process = subprocess.Popen(
         [sys.executable, "train.py", *args],
         cwd=HERE,
@@ -741,8 +816,16 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(data, t
     saved = torch.load(os.path.join(trained, "last.pt"), weights_only=True)
     saved["model"]["norm.weight"][0] = math.nan
     torch.save(saved, tmp_path / "nan.pt")
-    _, complaint = run("train.py", *SMALL, f"--data_dir={data}", f"--init_from={tmp_path}/nan.pt", f"--out_dir={tmp_path}/out",
-                       "--max_iters=40", "--save_interval=1", ok=False)  # fmt: skip
+    _, complaint = run(
+        "train.py",
+        *SMALL,
+        f"--data_dir={data}",
+        f"--init_from={tmp_path}/nan.pt",
+        f"--out_dir={tmp_path}/out",
+        "--max_iters=40",
+        "--save_interval=1",
+        ok=False,
+    )
     assert (
         "stopped at step 2: the loss is nan for 3 steps in a row" in complaint
         and not os.listdir(tmp_path / "out") == []
@@ -758,17 +841,33 @@ def test_a_full_disk_leaves_the_older_checkpoint(data, trained, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    _, complaint = run("train.py", "--init_from=resume", f"--out_dir={tmp_path}/out", "--max_iters=50", "--device=cpu", ok=False,
-                       preexec_fn=limit)  # fmt: skip
+    _, complaint = run(
+        "train.py",
+        "--init_from=resume",
+        f"--out_dir={tmp_path}/out",
+        "--max_iters=50",
+        "--device=cpu",
+        ok=False,
+        preexec_fn=limit,
+    )
     assert "File too large" in complaint and (tmp_path / "out" / "last.pt").read_bytes() == before
     assert not list((tmp_path / "out").glob("*.tmp"))
 
 
 def test_eval_only_is_the_mean_over_the_split(trained, data):
-    said, _ = run("train.py", "--eval_only", f"--init_from={trained}/ckpt.pt", f"--data_dir={data}", "--vocab_size=512",
-                  "--eval_iters=3", "--batch_size=4", "--compile=false", "--dtype=float32")  # fmt: skip
+    said, _ = run(
+        "train.py",
+        "--eval_only",
+        f"--init_from={trained}/ckpt.pt",
+        f"--data_dir={data}",
+        "--vocab_size=512",
+        "--eval_iters=3",
+        "--batch_size=4",
+        "--compile=false",
+        "--dtype=float32",
+    )
     result = json.loads(said.strip().splitlines()[-1])
-    model = M.build_model(M.load_checkpoint(os.path.join(trained, "ckpt.pt"))).eval()
+    model = build_model(load_checkpoint(os.path.join(trained, "ckpt.pt"))).eval()
     ds, losses = dataset(data, "val"), []
     for i in ds.order(0)[
         :12
@@ -785,14 +884,21 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, data, tmp_path):
         (("--vocab_size=333", f"--data_dir={data}"), "no folder of shards"),
         (("--device=cuda:7", f"--data_dir={data}", "--vocab_size=512"), "device=cuda:7 cannot be used here"),
         ((*SMALL, f"--data_dir={data}", "--n_heads=5", f"--out_dir={tmp_path}"), "n_heads=5 does not divide"),
-        ((f"--init_from={trained}/ckpt.pt", f"--data_dir={data}", "--vocab_source=" + os.path.join(data, "tok512"),
-          "--vocab_size=1024"), "vocabulary of 512, not 1024"),
-    ):  # fmt: skip
+        (
+            (
+                f"--init_from={trained}/ckpt.pt",
+                f"--data_dir={data}",
+                "--vocab_source=" + os.path.join(data, "tok512"),
+                "--vocab_size=1024",
+            ),
+            "vocabulary of 512, not 1024",
+        ),
+    ):
         assert says in run("train.py", *args, ok=False)[1]
 
 
 def test_a_checkpoint_that_is_broken_is_refused(trained, tmp_path):
-    saved = M.load_checkpoint(os.path.join(trained, "ckpt.pt"))
+    saved = load_checkpoint(os.path.join(trained, "ckpt.pt"))
     without = {**saved, "model": {k: v for k, v in saved["model"].items() if "wq" not in k}}
     for broken, says in (
         (without, "attention.wq.weight"),
@@ -800,7 +906,7 @@ def test_a_checkpoint_that_is_broken_is_refused(trained, tmp_path):
         ({**saved, "model_args": {"n_embd": 64}}, "another kind of model"),
     ):
         with pytest.raises(ValueError, match=says):
-            M.build_model(broken)
+            build_model(broken)
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     torch.save([1, 2], tmp_path / "list.pt")
     for name, says in (
@@ -809,7 +915,7 @@ def test_a_checkpoint_that_is_broken_is_refused(trained, tmp_path):
         ("none.pt", "no checkpoint at"),
     ):
         with pytest.raises(ValueError, match=says):
-            M.load_checkpoint(str(tmp_path / name))
+            load_checkpoint(str(tmp_path / name))
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -818,8 +924,14 @@ def test_a_checkpoint_that_is_broken_is_refused(trained, tmp_path):
 
 @needs_shared
 def test_llama2cs_model_writes_llama2cs_text():
-    said, _ = run("sample.py", f"--checkpoint={LLAMA2C}/stories260K.pt", f"--tokenizer={LLAMA2C}/tok512.model",
-                  "--temperature=0", "--max_new_tokens=200", "--prompt=")  # fmt: skip
+    said, _ = run(
+        "sample.py",
+        f"--checkpoint={LLAMA2C}/stories260K.pt",
+        f"--tokenizer={LLAMA2C}/tok512.model",
+        "--temperature=0",
+        "--max_new_tokens=200",
+        "--prompt=",
+    )
     assert said.rstrip("\n") == golden()
 
 
@@ -840,7 +952,8 @@ def test_sampling_needs_nothing_but_the_checkpoint(trained, tmp_path):
 
 
 def test_the_same_seed_writes_the_same_story(trained):
-    write = lambda seed: TextGenerator(os.path.join(trained, "ckpt.pt"), seed=seed).sample("A", 1, 30)  # noqa: E731
+    path = os.path.join(trained, "ckpt.pt")
+    write = lambda seed: TextGenerator(path, seed=seed).sample("A", 1, 30)  # noqa: E731
     assert write(1) == write(1) != write(2)
 
 
@@ -873,9 +986,13 @@ def test_streaming_shows_whole_characters_only(data):
 
 @pytest.mark.parametrize(
     "args, says",
-    [(("--temperature=-1",), "temperature=-1.0"), (("--checkpoint=no.pt",), "no checkpoint at no.pt"), (("--top_p=0",), "top_p=0.0"),
-     (("--device=cuda:9",), "cannot be used here")],
-)  # fmt: skip
+    [
+        (("--temperature=-1",), "temperature=-1.0"),
+        (("--checkpoint=no.pt",), "no checkpoint at no.pt"),
+        (("--top_p=0",), "top_p=0.0"),
+        (("--device=cuda:9",), "cannot be used here"),
+    ],
+)
 def test_sampling_refuses_in_one_line(trained, args, says):
     with_checkpoint = args if "checkpoint" in args[0] else (f"--checkpoint={trained}/ckpt.pt", *args)
     assert says in run("sample.py", *with_checkpoint, ok=False)[1]
@@ -1269,7 +1386,7 @@ def test_chat_in_the_terminal(tok, tmp_path):
     torch.manual_seed(0)
     shape = M.ModelArgs(dim=16, n_layers=1, n_heads=2, vocab_size=tok.n_words, max_seq_len=128)
     weights, path = M.Transformer(shape).state_dict(), tmp_path / "ckpt.pt"
-    torch.save({"model": weights, "model_args": M.plain_args(shape), "tokenizer": tok.state()}, path)
+    torch.save({"model": weights, "model_args": plain_args(shape), "tokenizer": tok.state()}, path)
     args = ("sample.py", f"--checkpoint={path}", "--chat=True", "--max_new_tokens=8", "--temperature=0")
     once, _ = run(*args, "--prompt=你好")
     out, _ = run(*args, input="你好\n\n/reset\n你好\n", encoding="utf-8")
@@ -1305,7 +1422,7 @@ def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
     torch.save(
-        {"model": model.state_dict(), "model_args": M.plain_args(model.args), "tokenizer": tokenizer},
+        {"model": model.state_dict(), "model_args": plain_args(model.args), "tokenizer": tokenizer},
         path,
     )
     return str(path)
@@ -1313,7 +1430,7 @@ def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
 
 def our_logits(path, ids):
     with torch.inference_mode():
-        return M.build_model(M.load_checkpoint(path)).eval()(ids)[0]
+        return build_model(load_checkpoint(path)).eval()(ids)[0]
 
 
 def their_logits(folder, ids):
@@ -1351,8 +1468,8 @@ def test_weights_keep_their_dtype(tmp_path):
     assert {w.dtype for w in W.read_safetensors(os.path.join(folder, "model.safetensors")).values()} == {
         torch.bfloat16
     }
-    again = M.load_checkpoint(exported(W.open_source(folder), "ckpt", tmp_path / "again.pt"))["model"]
-    for name, w in M.load_checkpoint(path)["model"].items():
+    again = load_checkpoint(exported(W.open_source(folder), "ckpt", tmp_path / "again.pt"))["model"]
+    for name, w in load_checkpoint(path)["model"].items():
         assert torch.equal(w, again[name])
 
 
@@ -1563,7 +1680,7 @@ def their_llama(tmp_path_factory):
 def test_a_llama_of_transformers_comes_in_and_goes_out_unchanged(tmp_path, their_llama):
     transformers = pytest.importorskip("transformers")
     path = exported(W.open_source(their_llama), "ckpt", tmp_path / "ckpt.pt")
-    saved = M.load_checkpoint(path)["model_args"]
+    saved = load_checkpoint(path)["model_args"]
     assert (saved["n_kv_heads"], saved["rope_theta"], saved["norm_eps"]) == (3, 100000.0, 2e-6)
     ids = torch.randint(0, 128, (2, 64))
     assert (our_logits(path, ids) - their_logits(their_llama, ids)).abs().max() < 1e-4
@@ -1727,8 +1844,15 @@ def test_optional_packages_are_asked_for_by_name(tok, tmp_path, script, package)
 # it keeps going: many processes, and processes that die
 
 ALONE = {"OMP_NUM_THREADS": "1"}  # several processes at once: a thread each, or they wait for one another
-TWENTY = (*SMALL, "--batch_size=2", "--gradient_accumulation_steps=4", "--max_iters=20", "--eval_interval=10", "--save_interval=5",
-          "--dropout=0.1")  # fmt: skip
+TWENTY = (
+    *SMALL,
+    "--batch_size=2",
+    "--gradient_accumulation_steps=4",
+    "--max_iters=20",
+    "--eval_interval=10",
+    "--save_interval=5",
+    "--dropout=0.1",
+)
 SIDES = {"tok_per_s", "tokens"}  # of a row of the log: what a run may differ in, or what cannot
 
 
@@ -1744,10 +1868,22 @@ def torchrun(processes, *args):
     """Start train.py as several processes of this machine; returns torchrun's process."""
     own = [a for a in args if a.startswith("--max_restarts")]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *own, "train.py",
-         *(a for a in args if a not in own)],
-        cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | ALONE,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={processes}",
+            *own,
+            "train.py",
+            *(a for a in args if a not in own),
+        ],
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | ALONE,
+    )
 
 
 def children(parent):
@@ -1862,9 +1998,18 @@ def test_a_step_whose_gradients_are_not_finite_changes_nothing_and_is_counted(da
         M.ModelArgs(dim=64, n_layers=2, n_heads=4, vocab_size=512, max_seq_len=64, tie_embeddings=False)
     )
     model.tok_embeddings.weight.data[rare] = math.inf  # whatever reads it is no number
-    torch.save({"model": model.state_dict(), "model_args": M.plain_args(model.args)}, tmp_path / "inf.pt")
-    said, _ = run("train.py", *SMALL, f"--data_dir={data}", f"--init_from={tmp_path}/inf.pt", f"--out_dir={tmp_path}/out",
-                  "--max_iters=12", "--log_interval=2", "--eval_interval=100", "--eval_iters=1")  # fmt: skip
+    torch.save({"model": model.state_dict(), "model_args": plain_args(model.args)}, tmp_path / "inf.pt")
+    said, _ = run(
+        "train.py",
+        *SMALL,
+        f"--data_dir={data}",
+        f"--init_from={tmp_path}/inf.pt",
+        f"--out_dir={tmp_path}/out",
+        "--max_iters=12",
+        "--log_interval=2",
+        "--eval_interval=100",
+        "--eval_iters=1",
+    )
     assert f"{len(bad)} steps whose gradients were not finite were skipped" in said
     text = (tmp_path / "out" / "log.jsonl").read_text()
     rows = [r for r in map(json.loads, text.splitlines()) if "loss" in r]
@@ -1939,7 +2084,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_shard_leaves_the_others(data, sm
     with pytest.raises(ValueError, match="unfinished"):
         shards.read_meta(f"{disk}/ids")
     done = {name: (disk / "ids" / f"{name}.bin").stat().st_mtime_ns
-            for name in shards.read_json(disk / "ids" / "meta.partial.json")["shards"]}  # fmt: skip
+            for name in documents.read_json(disk / "ids" / "meta.partial.json")["shards"]}  # fmt: skip
     small_disk(8192)
     run(*args)
     assert_same_shards(disk / "ids", os.path.join(data, "tok512"))
@@ -1952,7 +2097,7 @@ def assert_same_shards(folder, other):
     names = [sorted(n for n in os.listdir(f) if n != "meta.json") for f in (folder, other)]
     assert names[0] == names[1]
     assert all(read_bytes(os.path.join(folder, n)) == read_bytes(os.path.join(other, n)) for n in names[0])
-    metas = [shards.read_json(os.path.join(f, "meta.json")) for f in (folder, other)]
+    metas = [documents.read_json(os.path.join(f, "meta.json")) for f in (folder, other)]
     assert [m | {"tokenizer": ""} for m in metas][0] == [m | {"tokenizer": ""} for m in metas][
         1
     ]  # it is a path
@@ -1977,7 +2122,7 @@ def test_shards_killed_half_way_go_on_and_are_the_same(data, zh, tmp_path, maker
     process.kill()
     process.wait()
     done = (
-        shards.read_json(folder / "meta.partial.json")["shards"]
+        documents.read_json(folder / "meta.partial.json")["shards"]
         if (folder / "meta.partial.json").exists()
         else {}
     )
@@ -2004,9 +2149,9 @@ def test_shards_killed_half_way_go_on_and_are_the_same(data, zh, tmp_path, maker
 
 class Hub(http.server.BaseHTTPRequestHandler):
     """
-    A hub on the loopback address. server.answers says how each download (a HEAD, then GETs) goes: whole; cut (half of
-    what was asked for, then nothing); short (fewer bytes than said before); forged (other bytes, as many); page (one to
-    log in at). server.ranges is what was asked for.
+    A hub on the loopback address. server.answers says how each download (a HEAD, then GETs) goes: whole;
+    cut (half of what was asked for, then nothing); short (fewer bytes than said before); forged (other
+    bytes, as many); page (one to log in at). server.ranges is what was asked for.
     """
 
     def do_HEAD(self):
@@ -2095,7 +2240,7 @@ def test_a_download_is_whole_or_absent_and_goes_on_where_it_was_cut_off(tmp_path
     found = [
         s["story"]
         for i in range(50)
-        for s in shards.read_json(tmp_path / "TinyStories_all_data" / f"data{i:02}.json")
+        for s in documents.read_json(tmp_path / "TinyStories_all_data" / f"data{i:02}.json")
     ]
     assert (
         sorted(found) == sorted(s.strip() for s in stories)
@@ -2186,7 +2331,7 @@ def test_a_checkpoint_cannot_run_anything(tmp_path):
         with open(tmp_path / f"{i}.pt", "wb") as f:
             write(f)
         with pytest.raises(ValueError, match=f"{i}.pt is no checkpoint"):
-            M.load_checkpoint(str(tmp_path / f"{i}.pt"))
+            load_checkpoint(str(tmp_path / f"{i}.pt"))
     assert sorted(os.listdir(tmp_path)) == ["0.pt", "1.pt", "2.pt"]
 
 
@@ -2201,7 +2346,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
             damaged[rng.randrange(min(2000, len(damaged)))] = rng.randrange(256)
         (tmp_path / "bad.pt").write_bytes(damaged)
         try:
-            M.load_checkpoint(str(tmp_path / "bad.pt"))
+            load_checkpoint(str(tmp_path / "bad.pt"))
         except ValueError as error:  # anything else fails the test
             assert str(error).startswith(f"{tmp_path}/bad.pt is")
 
@@ -2240,10 +2385,10 @@ def test_json_nested_100000_deep_is_refused_or_skipped_by_name(tok, tmp_path):
         (tmp_path / name).write_bytes(DEEP)
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n' + DEEP + b'\n{"text": "b"}\n')
     with pytest.raises(ValueError, match="data00.json is nested too deep"):
-        list(shards.texts_of(str(tmp_path / "data00.json")))
+        list(documents.texts_of(str(tmp_path / "data00.json")))
     with pytest.raises(ValueError, match="meta.json is nested too deep"):
         shards.read_meta(str(tmp_path))
-    found = list(shards.texts_of(str(tmp_path / "a.jsonl"), text_key="text"))
+    found = list(documents.texts_of(str(tmp_path / "a.jsonl"), text_key="text"))
     assert [text for _, text in found] == ["a", None, "b"] and found[1][0].endswith(
         "a.jsonl: the line at byte 14"
     )
@@ -2259,8 +2404,8 @@ path, out = sys.argv[1:]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 prepare_data.input, prepare_data.output = path, out
 prepare_data.pretrain()
-print([item for _, item in shards.json_lines(path)])
-print(len(shards.cut(path, 10)), max(len(d) for _, d in shards.documents(path, 0, 1 << 29)) <= 3 << 20)
+print([item for _, item in documents.json_lines(path)])
+print(len(documents.cut(path, 10)), max(len(d) for _, d in documents.documents(path, 0, 1 << 29)) <= 3 << 20)
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(used // (1 << 20 if sys.platform == "darwin" else 1 << 10))
 """
@@ -2271,8 +2416,12 @@ def test_a_line_of_500_mb_is_named_and_takes_little_memory(tmp_path):
         f.write(b'{"text": "a"}\n')
         f.seek(500_000_000)
         f.write(b'\n{"text": "b"}\n')
-    done = subprocess.run([sys.executable, "-c", LONG_LINE, f"{tmp_path}/long.jsonl", f"{tmp_path}/out.jsonl"], cwd=HERE,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LONG_LINE, f"{tmp_path}/long.jsonl", f"{tmp_path}/out.jsonl"],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "long.jsonl, line 2: longer than 16,777,216 bytes" in done.stderr
     assert [row["text"] for row in read_rows(tmp_path / "out.jsonl")] == ["a", "b"]
@@ -2285,13 +2434,13 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
     (tmp_path / "a.json").write_bytes(b'[{"story": "\xff"}]')
     for name, at in (("a.txt", 17), ("a.json", 12)):
         with pytest.raises(ValueError, match=f"{name} is not UTF-8 at byte {at}"):
-            list(shards.texts_of(str(tmp_path / name)))
+            list(documents.texts_of(str(tmp_path / name)))
     (tmp_path / "a.jsonl").write_bytes(
         b'{"story": "\xff"}\n\0\0\0\n{"story": "a\0"}\n{"story": "\\u0000b"}\n'
     )
-    assert [text for _, text in shards.texts_of(str(tmp_path / "a.jsonl"))] == [None, None, None, "\0b"]
+    assert [text for _, text in documents.texts_of(str(tmp_path / "a.jsonl"))] == [None, None, None, "\0b"]
     (tmp_path / "b.txt").write_bytes(b"a\0b<|endoftext|>\0")
-    assert [text for _, text in shards.texts_of(str(tmp_path / "b.txt"))] == ["a\0b", "\0"]
+    assert [text for _, text in documents.texts_of(str(tmp_path / "b.txt"))] == ["a\0b", "\0"]
 
 
 def test_a_long_document_of_a_txt_is_cut_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
@@ -2299,15 +2448,15 @@ def test_a_long_document_of_a_txt_is_cut_and_nothing_of_it_is_lost(tmp_path, mon
     rng, path = random.Random(0), str(tmp_path / "a.txt")
     for _ in range(300):
         texts = ["".join(rng.choices("ab é龍\n😀", k=rng.choice((0, 3, 40, 130)))) for _ in range(4)]
-        content = shards.END.join(texts).encode()
+        content = documents.END.join(texts).encode()
         (tmp_path / "a.txt").write_bytes(content)
-        found, end = list(shards.documents(path, 0, len(content))), 0
+        found, end = list(documents.documents(path, 0, len(content))), 0
         for at, document in found:
             document.decode("utf-8")  # no character is cut in two
-            assert len(document) <= 3 * 50 and content[end:at] in (b"", shards.END.encode())
+            assert len(document) <= 3 * 50 and content[end:at] in (b"", documents.END.encode())
             assert content[at : at + len(document)] == document
             end = at + len(document)
-        assert content[end:] in (b"", shards.END.encode())
+        assert content[end:] in (b"", documents.END.encode())
 
 
 def test_training_refuses_shards_that_lie(data, tmp_path):
@@ -2351,12 +2500,20 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signa
 
 def tortured(kills, folder, data, max_iters=120, moments=MOMENTS, seed=0):
     """
-    Kill a small run `kills` times, at moments drawn from `moments`, and resume it; where it ends before that, begin
-    another. AssertionError where one ends with other weights, optimizer state or log than an undisturbed run.
-    Returns what was hit: {(moment, signal): count}.
+    Kill a small run `kills` times, at moments drawn from `moments`, and resume it; where it ends before
+    that, begin another. AssertionError where one ends with other weights, optimizer state or log than an
+    undisturbed run. Returns what was hit: {(moment, signal): count}.
     """
-    knobs = [*SMALL, "--dim=128", "--n_layers=4", "--dropout=0.1", f"--max_iters={max_iters}", f"--data_dir={data}",
-             "--eval_interval=10", "--save_interval=4"]  # fmt: skip
+    knobs = [
+        *SMALL,
+        "--dim=128",
+        "--n_layers=4",
+        "--dropout=0.1",
+        f"--max_iters={max_iters}",
+        f"--data_dir={data}",
+        "--eval_interval=10",
+        "--save_interval=4",
+    ]
     rng, hits, env, undisturbed = (
         random.Random(seed),
         [],
@@ -2369,8 +2526,14 @@ def tortured(kills, folder, data, max_iters=120, moments=MOMENTS, seed=0):
         while "finished" not in said:
             resume = any(os.path.exists(os.path.join(out, name)) for name in ("last.pt", "ckpt.pt"))
             args = ("--init_from=resume", "--device=cpu") if resume else knobs
-            process = subprocess.Popen([sys.executable, "train.py", *args, f"--out_dir={out}"], cwd=HERE, env=env,
-                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+            process = subprocess.Popen(
+                [sys.executable, "train.py", *args, f"--out_dir={out}"],
+                cwd=HERE,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
             number = rng.choice(SIGNALS)
             hit = kill_at(rng.choice(moments), process, number, out, rng) if len(hits) < kills else None
             said = process.communicate(timeout=300)[0]
@@ -2598,5 +2761,6 @@ if __name__ == "__main__":
     for (where, name), count in hits.items():
         print(f"{count:>4}  {name:<8} {where}")
     print(
-        f"{sum(hits.values())} kills in {time.time() - began:.0f} s; every run ended as the undisturbed one, bit by bit"
+        f"{sum(hits.values())} kills in {time.time() - began:.0f} s; "
+        "every run ended as the undisturbed one, bit by bit"
     )

@@ -25,7 +25,6 @@ import glob
 import io
 import os
 import shutil
-import tarfile
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -34,8 +33,9 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import synthesize_stories
-from configurator import atomic_write, end_with_parent, fetch, override
-from shards import END, MAKERS, build_shards, cut, encode_shard, read_json, read_meta, texts_of, write_json
+from configurator import atomic_write, end_with_parent, override
+from documents import END, cut, fetch, read_json, texts_of, unpack, write_json
+from shards import MAKERS, build_shards, encode_shard, read_meta
 from tokenizer import Tokenizer
 
 data_dir = "data"  # where all of it lies
@@ -72,26 +72,6 @@ def download():
             write_stories(folder, [{"story": s, "source": "GPT-4"} for s in stories])
         else:
             unpack(path, folder)
-
-
-def unpack(path, folder):
-    """
-    Unpack dataNN.json out of a .tar.gz. tarfile's data filter refuses names and links that lead out of the
-    folder, and takes an absolute name for one inside it.
-    """
-    try:
-        with (
-            tqdm.wrapattr(open(path, "rb"), "read", os.path.getsize(path), desc="unpack") as f,
-            tarfile.open(fileobj=f) as tar,
-        ):
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno:  # the disk's fault, not the file's
-            raise
-        os.remove(path)
-        raise ValueError(f"{path} is not a sound archive and was deleted: {error}") from None
-    for found in glob.glob(os.path.join(glob.escape(folder), "**", "data*.json"), recursive=True):
-        os.replace(found, os.path.join(folder, os.path.basename(found)))
 
 
 def synthesize():

@@ -45,6 +45,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import model as M
+from checkpoints import build_model, load_checkpoint, plain_args, save_checkpoint
 from configurator import atomic_write, given, need, override, remove_leftovers
 from devices import autocast, device_name, find_device, find_dtype, try_compile
 from plot import draw
@@ -129,13 +130,13 @@ paths = [os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")]
 found = [path for path in paths if os.path.exists(path)]
 torchrun_id = os.environ.get("TORCHELASTIC_RUN_ID", "")  # stays the same when torchrun starts us again
 if restarts and paths[0] in found:
-    if M.load_checkpoint(paths[0], mmap=True).get("torchrun_id") == torchrun_id:  # and not an older run's
+    if load_checkpoint(paths[0], mmap=True).get("torchrun_id") == torchrun_id:  # and not an older run's
         init_from = "resume"
 if init_from == "resume":
     if not found:
         raise ValueError(f"nothing to resume in {out_dir}: neither last.pt nor ckpt.pt")
     newest = max(found, key=os.path.getmtime)  # an earlier run may have left a ckpt.pt of a later step
-    checkpoint = M.load_checkpoint(newest)
+    checkpoint = load_checkpoint(newest)
     if not {"optimizer", "iter_num", "best_val_loss"} <= checkpoint.keys():
         raise ValueError(f"{newest} holds no state of a run: begin a new one with --init_from={newest}")
     kept = {k: v for k, v in checkpoint.get("config", {}).items() if k in config and k not in given}
@@ -143,7 +144,7 @@ if init_from == "resume":
     globals().update(kept)
     config |= kept
 elif init_from != "scratch":
-    checkpoint = M.load_checkpoint(init_from)
+    checkpoint = load_checkpoint(init_from)
 
 if gradient_accumulation_steps % world_size:
     raise ValueError(
@@ -191,7 +192,7 @@ def batches(split, start=0, order_seed=seed):
 torch.manual_seed(seed)
 torch.set_float32_matmul_precision("high")  # TF32 on CUDA
 if checkpoint:
-    raw_model = M.build_model(checkpoint, max_seq_len=max_seq_len, dropout=dropout)
+    raw_model = build_model(checkpoint, max_seq_len=max_seq_len, dropout=dropout)
 else:
     shape = {"dim": dim, "n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
     limits = {"multiple_of": multiple_of, "max_seq_len": max_seq_len, "dropout": dropout}
@@ -281,7 +282,7 @@ def save(name):
     os.fsync(log_file.fileno())  # a power cut must not lose the log of steps whose state is kept
     state = {
         "model": raw_model.state_dict(),
-        "model_args": M.plain_args(raw_model.args),
+        "model_args": plain_args(raw_model.args),
         "config": config,
         "iter_num": step,
         "best_val_loss": best_val_loss,
@@ -295,15 +296,7 @@ def save(name):
         state["muon"] = optimizers[1].state_dict()
     if device.startswith("cuda"):
         state["rng"]["cuda"] = torch.cuda.get_rng_state(device)
-    path = os.path.join(out_dir, name)
-    with atomic_write(path, "wb") as f:
-        try:
-            torch.save(state, f)
-        except RuntimeError as error:  # how torch.save passes on that the disk is full
-            cause = error.__context__
-            if not isinstance(cause, OSError):
-                raise
-            raise OSError(cause.errno, cause.strerror, path) from None
+    save_checkpoint(state, os.path.join(out_dir, name))
 
 
 def log(row):

@@ -27,8 +27,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from configurator import atomic_write, override
+from documents import field, json_lines, texts_of
 from prepare_data import SYSTEM, parts_of
-from shards import field, json_lines, texts_of
 from tokenizer import Tokenizer
 
 input = "data/seq_monkey_datawhale.jsonl"  # lines of {"text": ...}

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 import model as M
-from shards import read_json
+from checkpoints import build_model, load_checkpoint
+from documents import read_json
 from tokenizer import Tokenizer
 
 # The parts of a block in the order of llama2.c's files, and what transformers and GGUF call them.
@@ -100,7 +101,7 @@ def open_source(path, tokenizer=None):
     elif path.endswith(".bin"):
         weights, model_args, tok = read_llama2c(path)
     else:
-        saved = M.load_checkpoint(path, mmap=True)
+        saved = load_checkpoint(path, mmap=True)
         weights, model_args = saved["model"], saved["model_args"]
         tok = Tokenizer(saved["tokenizer"]) if saved.get("tokenizer") else None
     weights = {name.removeprefix("_orig_mod."): w for name, w in weights.items()}
@@ -117,7 +118,7 @@ def empty_model(checkpoint):
     """The checkpoint's model on torch's device "meta", without weights: build_model as a check."""
     with torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*meta parameter.*")  # "copies nothing": as it should
-        return M.build_model(checkpoint)
+        return build_model(checkpoint)
 
 
 # --------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from observe import copying_head, from_train, logged, outputs_of, seconds_a_toke
 
 import model as M
 import synthesize_stories
+from checkpoints import load_checkpoint
 from configurator import override
 from prepare_data import convert_message
 from tokenizer import Tokenizer
@@ -222,7 +223,7 @@ def loss():
 def lr():
     """train.py's get_lr for both schedules, at the run's knobs; and what the run has logged."""
     scope, points = from_train(), logged(log, "lr")
-    scope.update(M.load_checkpoint(checkpoint)["config"])  # in place: they are get_lr's globals
+    scope.update(load_checkpoint(checkpoint)["config"])  # in place: they are get_lr's globals
     top, last, chosen = scope["learning_rate"], scope["max_iters"], scope["schedule"]
     ax = d.chart("The learning rate, by the two schedules of train.py", "step", "learning rate")
     small = ax.inset_axes((0.13, 0.14, 0.27, 0.4), ylim=(0, top * 1.12))

@@ -17,16 +17,17 @@ import time
 import torch
 
 import model as M
+from checkpoints import build_model, load_checkpoint
 from tokenizer import Tokenizer
 
 
 @functools.cache
 def trained(path):
     """(model, tokenizer) of a checkpoint."""
-    saved = M.load_checkpoint(path)
+    saved = load_checkpoint(path)
     if not saved.get("tokenizer"):
         raise ValueError(f"{path} holds no tokenizer")
-    return M.build_model(saved).eval(), Tokenizer(saved["tokenizer"])
+    return build_model(saved).eval(), Tokenizer(saved["tokenizer"])
 
 
 def logged(path, key):
