@@ -2399,7 +2399,7 @@ def test_json_nested_100000_deep_is_refused_or_skipped_by_name(tok, tmp_path):
 
 LONG_LINE = """
 import resource, sys
-import prepare_data, shards
+import documents, prepare_data
 path, out = sys.argv[1:]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 prepare_data.input, prepare_data.output = path, out
@@ -2444,7 +2444,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
 
 
 def test_a_long_document_of_a_txt_is_cut_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "PIECE", 50)
+    monkeypatch.setattr(documents, "PIECE", 50)
     rng, path = random.Random(0), str(tmp_path / "a.txt")
     for _ in range(300):
         texts = ["".join(rng.choices("ab é龍\n😀", k=rng.choice((0, 3, 40, 130)))) for _ in range(4)]

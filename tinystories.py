@@ -165,7 +165,7 @@ def train_vocab():
             normalization_rule_name="identity", minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
-        raise ValueError(f"sentencepiece: {str(error).split(') ')[-1]}") from None
+        raise ValueError(f"sentencepiece: {str(error).rsplit('] ', 1)[-1]}") from None
     path = own_tokenizer()
     with atomic_write(path, "wb") as f:
         f.write(model.getvalue())
