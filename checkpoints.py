@@ -7,6 +7,7 @@ Checkpoints: a model as a file. Plain types and tensors only, so that loading on
 llama2.c's own checkpoints have "model" and "model_args", and load too.
 """
 
+import os
 import pickle
 from dataclasses import asdict
 
@@ -47,6 +48,19 @@ def save_checkpoint(state, path):
             if not isinstance(cause, OSError):
                 raise
             raise OSError(cause.errno, cause.strerror, path) from None
+
+
+def newest_state(out_dir) -> dict:
+    """The checkpoint that a run in `out_dir` goes on from; ValueError where none holds a run's state."""
+    paths = [os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")]
+    found = [path for path in paths if os.path.exists(path)]
+    if not found:
+        raise ValueError(f"nothing to resume in {out_dir}: neither last.pt nor ckpt.pt")
+    newest = max(found, key=os.path.getmtime)  # an earlier run may have left a ckpt.pt of a later step
+    checkpoint = load_checkpoint(newest)
+    if not {"optimizer", "iter_num", "best_val_loss"} <= checkpoint.keys():
+        raise ValueError(f"{newest} holds no state of a run: begin a new one with --init_from={newest}")
+    return checkpoint
 
 
 def build_model(checkpoint: dict, **changes) -> M.Transformer:

@@ -4,8 +4,10 @@ All of it is decided here, once, at the start of a script; no other file asks wh
 """
 
 import contextlib
+import os
 
 import torch
+import torch.distributed as dist
 
 # Dense bfloat16 (V100, T4: float16) FLOP/s by a part of the device's name, from the makers' data sheets.
 PEAK_BF16_FLOPS = (
@@ -99,3 +101,25 @@ def compile_step(model, device: str):
     how = {"mode": "reduce-overhead"} if device.startswith("cuda") else {"options": CPU_STEP}
     model.compiled_step = torch.compile(model.step, dynamic=False, **how)
 
+
+def join_processes(device: str):
+    """
+    (rank, world size, device, number of restarts) of this process: alone 0, 1, `device`, 0. Under torchrun it
+    joins the others, by NCCL on GPUs, of which it takes its own, or else by gloo.
+    """
+    if "RANK" not in os.environ:
+        return 0, 1, device, 0
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    store, _, _ = next(dist.rendezvous("env://"))
+    if os.environ["LOCAL_WORLD_SIZE"] == str(world_size):
+        # torchrun's store remembers where the processes that died have listened: each start has its own
+        # part. Of several machines not all count the same starts: see TORCH_SHARE_RDZV_TCP_STORE in train.py.
+        store = dist.PrefixStore(f"start {restarts}", store)
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    dist.all_gather_object(counts := [0] * world_size, restarts)
+    return rank, world_size, device, max(counts)

@@ -45,9 +45,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import model as M
-from checkpoints import build_model, load_checkpoint, plain_args, save_checkpoint
+from checkpoints import build_model, load_checkpoint, newest_state, plain_args, save_checkpoint
 from configurator import atomic_write, given, need, override, remove_leftovers
-from devices import autocast, device_name, find_device, find_dtype, try_compile
+from devices import autocast, device_name, find_device, find_dtype, join_processes, try_compile
 from plot import draw
 from shards import read_meta
 from tinystories import Task, shard_folder
@@ -108,37 +108,14 @@ def say(text):
 # --------------------------------------------------------------------------------------------------------
 # where we are: one process, or one of several
 
-rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-device = find_device(device)
-if "RANK" in os.environ:  # torchrun
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    store, _, _ = next(dist.rendezvous("env://"))
-    if os.environ["LOCAL_WORLD_SIZE"] == str(world_size):
-        # torchrun's store remembers where the processes that died have listened: each start has its own part
-        # of it. Of several machines not all count the same starts: see TORCH_SHARE_RDZV_TCP_STORE above.
-        store = dist.PrefixStore(f"start {restarts}", store)
-    backend = "nccl" if device.startswith("cuda") else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    dist.all_gather_object(counts := [0] * world_size, restarts)
-    restarts = max(counts)
-
-checkpoint = None
-paths = [os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt")]
-found = [path for path in paths if os.path.exists(path)]
+rank, world_size, device, restarts = join_processes(find_device(device))
+checkpoint, last = None, os.path.join(out_dir, "last.pt")
 torchrun_id = os.environ.get("TORCHELASTIC_RUN_ID", "")  # stays the same when torchrun starts us again
-if restarts and paths[0] in found:
-    if load_checkpoint(paths[0], mmap=True).get("torchrun_id") == torchrun_id:  # and not an older run's
+if restarts and os.path.exists(last):
+    if load_checkpoint(last, mmap=True).get("torchrun_id") == torchrun_id:  # and not an older run's
         init_from = "resume"
 if init_from == "resume":
-    if not found:
-        raise ValueError(f"nothing to resume in {out_dir}: neither last.pt nor ckpt.pt")
-    newest = max(found, key=os.path.getmtime)  # an earlier run may have left a ckpt.pt of a later step
-    checkpoint = load_checkpoint(newest)
-    if not {"optimizer", "iter_num", "best_val_loss"} <= checkpoint.keys():
-        raise ValueError(f"{newest} holds no state of a run: begin a new one with --init_from={newest}")
+    checkpoint = newest_state(out_dir)
     kept = {k: v for k, v in checkpoint.get("config", {}).items() if k in config and k not in given}
     kept = {k: v for k, v in kept.items() if k not in ("init_from", "out_dir", "device", "eval_only")}
     globals().update(kept)
@@ -208,7 +185,7 @@ if init_from == "resume":
     step, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
     states = [checkpoint["optimizer"], checkpoint.get("muon")]
     if (states[1] is None) != (len(optimizers) == 1):
-        raise ValueError(f"{newest} is of a run with another optimizer than {optimizer}")
+        raise ValueError(f"{out_dir} holds a run with another optimizer than {optimizer}")
     for o, state in zip(optimizers, states):
         o.load_state_dict(state)
     scaler.load_state_dict(checkpoint.get("scaler", {}) or scaler.state_dict())
@@ -431,7 +408,7 @@ while True:
         if in_a_row >= allowed:
             first = step + 1 - in_a_row
             what = f"gradient's length is {norm}" if math.isfinite(loss) else f"loss is {loss}"
-            kept = f"the last good state is in {paths[0]}" if os.path.exists(paths[0]) else "none was saved"
+            kept = f"the last good state is in {last}" if os.path.exists(last) else "none was saved"
             raise ValueError(
                 f"stopped at step {step}: the {what} for {in_a_row} steps in a row (from step {first} on, "
                 f"with micro-batch {first * gradient_accumulation_steps} of the data order); {kept}"
