@@ -8,7 +8,6 @@ Writes bench.json, and a table to the terminal
     python bench.py --only=sample,load           parts of it: train, sample, tokenize, load
 
 On a CUDA machine, where rows also give MFU (model FLOPs utilisation) and peak memory:
-
     python bench.py --only=train,sample --batch_size=64
     python bench.py --only=train --dim=768 --n_layers=12 --n_heads=12 --n_kv_heads=4 --vocab_size=6144 \\
         --max_seq_len=512 --batch_size=64 --gradient_accumulation_steps=2          the 80 million weights
