@@ -39,7 +39,7 @@ top_k = 300  # only the k likeliest tokens; 0: all
 top_p = 0.95  # only the likeliest tokens that make up this probability; 1: all
 seed = 1337  # another seed writes another story
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
-dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: bfloat16 for one compiled story
+dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: see main()
 compile = False  # torch.compile what a token takes: it pays from the second start on, see bench.py
 
 
@@ -249,9 +249,9 @@ def converse(generator):
 
 def main():
     stories = 1 if chat else num_samples
-    # One story reads all weights for each token: half the bytes, less time. Several share the reading, and a
-    # CPU without bfloat16 arithmetic computes longer.
-    kind = dtype if dtype != "auto" else "bfloat16" if compile and stories == 1 else "float32"
+    kind = dtype
+    if dtype == "auto":  # one story reads all weights for each token: half the bytes, less time
+        kind = find_dtype("bfloat16", find_device(device)) if compile and stories == 1 else "float32"
     generator = TextGenerator(checkpoint, tokenizer or None, seed, device, kind, compile)
     if compile:
         generator.warm_up(stories)

@@ -115,8 +115,8 @@ def trained(data, tmp_path_factory):
     return out
 
 
-def small_model(**changes):
-    torch.manual_seed(0)
+def small_model(seed=0, **changes):
+    torch.manual_seed(seed)
     shape = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 96}
     shape |= {"max_seq_len": 32, "multiple_of": 16}
     return M.Transformer(M.ModelArgs(**shape | changes))
@@ -2646,6 +2646,19 @@ def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, stories):
     model.compiled_step = lambda *args: calls.append(args) or compiled(*args)
     assert torch.equal(model.generate(x, 40, temperature=0), want)
     assert len(calls) > 35, "the compiled step was not what wrote"
+
+
+def test_compiled_code_from_the_cache_has_the_weights_of_its_own_model(compiler, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # torch's key knows shapes, not weights
+    x, texts = torch.arange(1, 9)[None], []
+    for seed in (1, 2):
+        torch._dynamo.reset()
+        model = small_model(seed=seed, n_layers=1, tie_embeddings=False)
+        want = model.generate(x, 20, temperature=0)
+        devices.compile_step(model, "cpu")
+        assert torch.equal(model.generate(x, 20, temperature=0), want)
+        texts.append(want.tolist())
+    assert texts[0] != texts[1]
 
 
 def test_sampling_says_how_long_compiling_took_and_writes_the_same(compiler, trained):
