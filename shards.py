@@ -11,6 +11,7 @@ known to be done, work cut off by a crash goes on where it was, and nobody train
 than they think.
 """
 
+import functools
 import glob
 import hashlib
 import os
@@ -27,6 +28,7 @@ from tokenizer import Tokenizer
 MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
 
 
+@functools.lru_cache(maxsize=1)  # the words of one shard serve the next that its process makes
 def fast_encoder(tok: Tokenizer, dtype):
     """
     A function from a text to its ids as bytes of `dtype`, the same ids as tok.encode(text).
@@ -42,8 +44,8 @@ def fast_encoder(tok: Tokenizer, dtype):
         def __missing__(self, word):
             if len(self) > 1_000_000:  # about 150 MB
                 self.clear()
-            self[word] = np.array(tok.encode(word), dtype=dtype).tobytes()
-            return self[word]
+            ids = self[word] = np.array(tok.encode(word), dtype=dtype).tobytes()
+            return ids
 
     known = Words()
 
@@ -109,11 +111,12 @@ def build_shards(folder, jobs, work, tok, tokenizer_path, corpus, workers, **ext
 
 def _all_shards(folder, jobs, work, tok, dtype, done, workers):
     """Run the jobs; yields (name, record, whether it was made) as they end. ValueError names the shard."""
-    with ProcessPoolExecutor(max(1, min(workers, len(jobs))), initializer=end_with_parent) as pool:
+    processes = max(1, min(workers, len(jobs)))
+    with ProcessPoolExecutor(processes, initializer=_begin, initargs=(tok.state(),)) as pool:
         futures = {}
         for job in jobs:
             old = done.get(job["name"])
-            futures[pool.submit(_one_shard, job, work, tok.state(), dtype, folder, old)] = job["name"]
+            futures[pool.submit(_one_shard, job, work, dtype, folder, old)] = job["name"]
         try:
             for future in tqdm(as_completed(futures), total=len(jobs), desc="pretokenize", unit="shard"):
                 try:
@@ -128,15 +131,22 @@ def _all_shards(folder, jobs, work, tok, dtype, done, workers):
             raise
 
 
-def _one_shard(job, work, tokenizer_state, dtype, folder, old):
-    """(record, whether it had to be made); runs in a process of the pool."""
+def _begin(tokenizer_state):
+    """What each process of the pool does first."""
+    global worker_tok
+    end_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many threads in each of as many processes: slower
+    worker_tok = Tokenizer(tokenizer_state)
+
+
+def _one_shard(job, work, dtype, folder, old):
+    """(record, whether it had to be made); runs in a process of the pool."""
     fingerprint = fingerprint_of(*job["source"])
     size = os.path.getsize(p) if os.path.exists(p := os.path.join(folder, job["name"] + ".bin")) else -1
     if old and old["fingerprint"] == fingerprint:
         if size == old["tokens_stored"] * np.dtype(dtype).itemsize:
             return old, False
-    return work(job, Tokenizer(tokenizer_state), dtype, folder) | {"fingerprint": fingerprint}, True
+    return work(job, worker_tok, dtype, folder) | {"fingerprint": fingerprint}, True
 
 
 def fingerprint_of(path, start, end):
