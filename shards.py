@@ -16,6 +16,7 @@ import glob
 import hashlib
 import os
 import sys
+from array import array
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import numpy as np
@@ -40,11 +41,13 @@ def fast_encoder(tok: Tokenizer, dtype):
     if not by_words or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
         return lambda text: np.array(tok.encode_batch([text])[0], dtype=dtype).tobytes()
 
+    code = {"uint16": "H", "uint32": "I"}[dtype]
+
     class Words(dict):
         def __missing__(self, word):
             if len(self) > 1_000_000:  # about 150 MB
                 self.clear()
-            ids = self[word] = np.array(tok.encode(word), dtype=dtype).tobytes()
+            ids = self[word] = array(code, tok.encode(word)).tobytes()  # for few ids faster than numpy
             return ids
 
     known = Words()

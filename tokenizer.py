@@ -99,7 +99,11 @@ class Tokenizer:
             ids = self.sp.encode(s)
         else:
             ids = self.tk.encode(s, add_special_tokens=False).ids
-        return [self.bos_id] * (bos and self.bos_id >= 0) + ids + [self.eos_id] * (eos and self.eos_id >= 0)
+        if bos and self.bos_id >= 0:
+            ids.insert(0, self.bos_id)
+        if eos and self.eos_id >= 0:
+            ids.append(self.eos_id)
+        return ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of many texts, without BOS and EOS, by one call into the library."""
