@@ -18,10 +18,12 @@ PEAK_BF16_FLOPS = (
 )  # fmt: skip
 
 # To inductor, on a CPU: products by kernels of its own, which read weights that were laid out for them, and
-# products with the same input as one; no look at each token whether the weights are still the same (0.1 ms).
+# products with the same input as one; kernels called from C++; no look at each token whether sizes, and the
+# weights, are still the same.
 CPU_STEP = {
     "max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP", "cpp.enable_concat_linear": True,
-    "size_asserts": False, "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+    "cpp_wrapper": True, "size_asserts": False,
+    "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
 }  # fmt: skip
 
 
@@ -75,8 +77,12 @@ def compile_trouble(device: str) -> str:
     try:
         torch.compile(lambda x: (x * 2).sin())(torch.ones(8, device=device))
     except Exception as error:  # of whatever kind: Dynamo's, Triton's, the C++ compiler's, the system's
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        return first_line(error)
     return ""
+
+
+def first_line(error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
 
 
 def try_compile(model, choice: str, device: str, say=print):
@@ -125,6 +131,8 @@ def compile_step(model, device: str):
         try:
             with torch._inductor.config.patch(freezing=True), torch.compiler.config.patch(cache_key_tag=tag):
                 return compiled(tokens, cache, at)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise ValueError(f"cannot compile: {first_line(error)}") from error
         finally:
             torch.backends.mkldnn.set_flags(True)
 
