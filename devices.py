@@ -111,8 +111,9 @@ def compile_step(model, device: str):
     trouble = compile_trouble(device)
     if trouble or not hasattr(model, "compiled_step"):
         raise ValueError(f"cannot compile: {trouble or 'a model of the transformers library'}")
-    if device.startswith("cuda"):
-        model.compiled_step = torch.compile(model.step, dynamic=False, mode="reduce-overhead")
+    if device != "cpu":
+        mode = "reduce-overhead" if device.startswith("cuda") else None
+        model.compiled_step = torch.compile(model.step, dynamic=False, mode=mode)
         return
     digest = hashlib.sha256()
     for p in model.parameters():
