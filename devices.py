@@ -116,8 +116,8 @@ def compile_step(model, device: str):
         model.compiled_step = torch.compile(model.step, dynamic=False, mode=mode)
         return
     digest = hashlib.sha256()
-    for p in model.parameters():
-        digest.update(p.detach().contiguous().view(torch.uint8).numpy())
+    for t in (*model.parameters(), *model.buffers()):  # all that becomes a constant, the tables of RoPE too
+        digest.update(t.detach().contiguous().view(torch.uint8).numpy())
     tag = digest.hexdigest()
     compiled, known = torch.compile(model.step, dynamic=False, options=CPU_STEP), set()
 
