@@ -247,7 +247,7 @@ def tokenize():
     with tempfile.TemporaryDirectory() as folder:
         stories, tokenizer = read_stories(folder)
         tok, jobs = Tokenizer(tokenizer), []
-        for i in range(cores):  # as large as they come: the cache of words is a shard's own
+        for i in range(cores):  # one for each core, as large as they come
             path = os.path.join(folder, f"stories{i}.json")
             documents.write_json(path, stories[i::cores])
             jobs.append({"name": f"data{i:02}", "source": (path, 0, None), "text_key": "story"})

@@ -14,7 +14,7 @@ from dataclasses import asdict
 import torch
 
 import model as M
-from configurator import atomic_write
+from configurator import atomic_write, first_line
 
 
 def load_checkpoint(path, mmap=False) -> dict:
@@ -30,8 +30,7 @@ def load_checkpoint(path, mmap=False) -> dict:
     except pickle.UnpicklingError:
         raise ValueError(f"{path} is no checkpoint, or holds more than tensors and plain types") from None
     except Exception as error:  # of damaged files torch.load raises whatever it trips over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a whole checkpoint: {reason}") from None
+        raise ValueError(f"{path} is not a whole checkpoint: {first_line(error)}") from None
     known = isinstance(checkpoint, dict) and (checkpoint.get("model"), checkpoint.get("model_args"))
     if not known or not all(isinstance(part, dict) for part in known):
         raise ValueError(f"{path} is not a checkpoint: it has no model and model_args")

@@ -177,6 +177,11 @@ def one_line_errors(kind, error, trace):
         traceback.print_exception(kind, error, trace)
 
 
+def first_line(error) -> str:
+    """What a library's error says first, or is called."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def need(package, why):
     """Import and return an optional package, or say how to install it."""
     try:

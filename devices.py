@@ -10,6 +10,8 @@ import os
 import torch
 import torch.distributed as dist
 
+from configurator import first_line
+
 # Dense bfloat16 (V100, T4: float16) FLOP/s by a part of the device's name, from the makers' data sheets.
 PEAK_BF16_FLOPS = (
     ("B200", 2250e12), ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
@@ -35,7 +37,7 @@ def find_device(name: str) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device={name} cannot be used here: {first_line(error)}") from None
     return name
 
 
@@ -81,10 +83,6 @@ def compile_trouble(device: str) -> str:
     return ""
 
 
-def first_line(error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
-
-
 def try_compile(model, choice: str, device: str, say=print):
     """
     torch.compile(model) where `choice` is 'true', or 'auto' and it works here (CUDA with Triton, a CPU
@@ -111,7 +109,7 @@ def compile_step(model, device: str):
     trouble = compile_trouble(device)
     if trouble or not hasattr(model, "compiled_step"):
         raise ValueError(f"cannot compile: {trouble or 'a model of the transformers library'}")
-    if device != "cpu":
+    if not device.startswith("cpu"):
         mode = "reduce-overhead" if device.startswith("cuda") else None
         model.compiled_step = torch.compile(model.step, dynamic=False, mode=mode)
         return

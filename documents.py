@@ -18,7 +18,7 @@ import tarfile
 
 from tqdm import tqdm
 
-from configurator import atomic_write
+from configurator import atomic_write, first_line
 
 END = "<|endoftext|>"  # stands between the documents of a .txt
 LONGEST = 1 << 24  # bytes of a line of .jsonl; what is longer is no document, and must not fill the memory
@@ -198,8 +198,7 @@ def fetch(repo, name, folder):
     except Exception as error:  # of several libraries: HTTP, connection, disk
         if type(error) is OSError and not error.errno and part:  # whole, but something else
             os.remove(part)
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"could not download {url}: {reason[0]}") from None
+        raise ValueError(f"could not download {url}: {first_line(error)}") from None
     os.replace(part, path)
     return path
 

@@ -28,7 +28,7 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
-from configurator import atomic_write, need, override
+from configurator import atomic_write, first_line, need, override
 from documents import LONGEST, cut, fetch, field, json_lines, read_line
 from shards import build_shards, encode_shard, read_meta
 from tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def download():
         try:  # both go on where they were cut off, and check what they got
             print(f"downloaded {get(folder)}")
         except Exception as error:  # of several libraries below them
-            failed.append((str(error).strip().splitlines() or [type(error).__name__])[0])
+            failed.append(first_line(error))
     if failed:
         raise ValueError("not downloaded: " + "; ".join(failed))
 
