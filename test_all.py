@@ -115,11 +115,40 @@ def trained(data, tmp_path_factory):
     return out
 
 
-def small_model(seed=0, **changes):
+@pytest.fixture(autouse=True)
+def same_random_numbers_in_every_run():
+    torch.manual_seed(0)
+
+
+def small_model(seed=0, lively=False, **changes):
+    """
+    A model as it begins. lively: untied, with matrices of standard deviation 0.3. A fresh tied model at
+    temperature 0 repeats its last token, whatever its attention does; what a lively one writes depends on all
+    that it has read.
+    """
     torch.manual_seed(seed)
     shape = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 96}
     shape |= {"max_seq_len": 32, "multiple_of": 16}
-    return M.Transformer(M.ModelArgs(**shape | changes))
+    if lively:
+        shape["tie_embeddings"] = False
+    model = M.Transformer(M.ModelArgs(**shape | changes))
+    if lively:
+        for p in model.parameters():
+            if p.dim() == 2:
+                torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+def by_the_tutorials_loop(model, x, steps, context):
+    """Greedy text without a cache. A full context keeps the newer half of itself and the new token."""
+    out, window = x, x[:, -context:]
+    with torch.no_grad():
+        for _ in range(steps):
+            if window.shape[1] > context:
+                window = window[:, -(context // 2 + 1) :]  # 9 of 17
+            new = model(window)[0][:, -1].argmax(-1, keepdim=True)
+            out, window = torch.cat((out, new), 1), torch.cat((window, new), 1)
+    return out
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -474,12 +503,22 @@ def test_shards_that_are_not_what_was_asked_for_are_refused(data, tmp_path):
 
 
 def test_a_changed_token_never_changes_earlier_logits():
-    model, x = small_model(), torch.randint(96, (2, 20))
+    model, x = small_model(lively=True), torch.randint(96, (2, 20))
     y = x.clone()
     y[:, 12] = (y[:, 12] + 1) % 96
     with torch.no_grad():
         a, b = model(x)[0], model(y)[0]
-    assert torch.equal(a[:, :12], b[:, :12]) and not torch.allclose(a[:, 12:], b[:, 12:])
+    assert torch.equal(a[:, :12], b[:, :12])
+    assert ((a - b)[:, 12:].abs().amax(-1) > 1e-3).all()  # and it changes all later ones
+
+
+def test_the_order_of_earlier_tokens_counts():
+    """In a single layer nothing but RoPE knows it."""
+    model, x = small_model(lively=True, n_layers=1), torch.randint(96, (2, 20))
+    y = torch.cat((x[:, :19].flip(1), x[:, 19:]), 1)
+    with torch.no_grad():
+        a, b = model(x)[0][:, -1], model(y)[0][:, -1]
+    assert ((a - b).abs().amax(-1) > 1e-2).all()
 
 
 def test_rmsnorm_is_its_formula():
@@ -502,13 +541,13 @@ def test_rope_makes_scores_depend_on_distance_alone():
 
 
 def test_grouped_query_attention_is_full_attention_with_repeated_heads():
-    grouped, full = small_model(), small_model(n_kv_heads=4)
+    grouped, full = small_model(lively=True), small_model(lively=True, n_kv_heads=4)
     weights = grouped.state_dict()
     for name in [n for n in weights if "wk" in n or "wv" in n]:
         weights[name] = weights[name].view(2, 16, 64).repeat_interleave(2, dim=0).reshape(64, 64)
     full.load_state_dict(weights)
     x = torch.randint(96, (2, 20))
-    assert torch.allclose(grouped(x)[0], full(x)[0], atol=1e-5)
+    assert torch.allclose(grouped(x)[0], full(x)[0], atol=1e-4)
 
 
 def test_logits_are_those_of_transformers(tmp_path):
@@ -651,7 +690,7 @@ def test_a_shape_that_does_not_fit_is_refused(changes, says):
 
 
 def test_the_kv_cache_changes_no_logits():
-    model, x = small_model(), torch.randint(96, (2, 20))
+    model, x = small_model(lively=True), torch.randint(96, (2, 20))
     cache = torch.zeros(3, 2, 2, 2, 32, 16)
     with torch.no_grad():
         want = model(x)[0]
@@ -661,36 +700,30 @@ def test_the_kv_cache_changes_no_logits():
 
 
 def test_greedy_text_is_that_of_the_tutorials_loop_without_a_cache():
-    model, x = small_model(), torch.randint(96, (2, 5))
-    want = x
-    with torch.no_grad():
-        for _ in range(20):
-            want = torch.cat((want, model(want)[0][:, -1].argmax(-1, keepdim=True)), 1)
+    model, x = small_model(lively=True), torch.randint(96, (2, 5))
+    want = by_the_tutorials_loop(model, x, 20, 32)
     assert torch.equal(model.generate(x, 20, temperature=0), want)
+    assert all(len(set(row)) > 10 for row in want[:, 5:].tolist())  # or a model that repeats itself would do
 
 
 def test_generation_goes_on_when_the_context_is_full():
-    model = small_model(max_seq_len=16)
-    out = model.generate(torch.randint(96, (1, 40)), 30, temperature=0)
-    assert out.shape == (1, 46 + 0) or out.shape == (1, 70)
-    x = torch.randint(96, (1, 16))
-    got = model.generate(x, 2, temperature=0)[0, -1]
-    full = model.generate(x, 1, temperature=0)
-    with torch.no_grad():  # the 17th position: the newer half is read again
-        assert got == model(full[:, -8:])[0][0, -1].argmax()
+    model, x = small_model(lively=True, max_seq_len=16), torch.randint(96, (2, 40))
+    got = model.generate(x, 30, temperature=0)
+    assert got.shape == (2, 70)
+    assert torch.equal(got, by_the_tutorials_loop(model, x, 30, 16))
 
 
 def test_a_row_stops_at_its_stop_id_and_the_others_go_on():
-    model, x = small_model(), torch.randint(96, (3, 5))
+    model, x = small_model(lively=True), torch.randint(96, (3, 5))
     free = model.generate(x, 25, temperature=0)
-    stop = free[0, 8].item()
-    rows = model.generate(x, 25, temperature=0, stop_ids={stop})
-    for row, whole in zip(rows.tolist(), free.tolist()):
-        if stop in whole[5:]:
-            end = 5 + whole[5:].index(stop)
-            assert row[: end + 1] == whole[: end + 1] and set(row[end:]) == {stop}
-        else:
-            assert row == whole[: len(row)]
+    stop = free[0, 10].item()
+    rows, ends = model.generate(x, 25, temperature=0, stop_ids={stop}).tolist(), []
+    for row, whole in zip(rows, free.tolist()):
+        ends.append(5 + whole[5:].index(stop) if stop in whole[5:] else len(row))
+        assert row[: ends[-1]] == whole[: ends[-1]] and set(row[ends[-1] :]) <= {stop}
+    assert ends[0] <= 10 < max(ends) and set(free[0, ends[0] :].tolist()) > {stop}
+    alone = model.generate(x[:1], 25, temperature=0, stop_ids={stop})
+    assert alone[0].tolist() == free[0, : ends[0] + 1].tolist()  # nothing is written where all have stopped
 
 
 def test_temperature_top_k_and_top_p_choose_as_they_say():
@@ -830,11 +863,8 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_state(data, t
         "--save_interval=1",
         ok=False,
     )
-    assert (
-        "stopped at step 2: the loss is nan for 3 steps in a row" in complaint
-        and not os.listdir(tmp_path / "out") == []
-    )
-    assert not (tmp_path / "out" / "last.pt").exists() and not (tmp_path / "out" / "ckpt.pt").exists()
+    assert "stopped at step 2: the loss is nan for 3 steps in a row" in complaint
+    assert (tmp_path / "out" / "log.jsonl").exists() and not list((tmp_path / "out").glob("*.pt"))
 
 
 def test_a_full_disk_leaves_the_older_checkpoint(data, trained, tmp_path):
@@ -1388,14 +1418,14 @@ def test_a_chat_remembers_until_the_context_is_full(tok, capsys):
 
 
 def test_chat_in_the_terminal(tok, tmp_path):
-    torch.manual_seed(0)
-    shape = M.ModelArgs(dim=16, n_layers=1, n_heads=2, vocab_size=tok.n_words, max_seq_len=128)
-    weights, path = M.Transformer(shape).state_dict(), tmp_path / "ckpt.pt"
-    torch.save({"model": weights, "model_args": plain_args(shape), "tokenizer": tok.state()}, path)
+    shape = {"vocab_size": tok.n_words, "max_seq_len": 128, "tie_embeddings": False}
+    path = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), **shape)
     args = ("sample.py", f"--checkpoint={path}", "--chat=True", "--max_new_tokens=8", "--temperature=0")
     once, _ = run(*args, "--prompt=你好")
     out, _ = run(*args, input="你好\n\n/reset\n你好\n", encoding="utf-8")
     assert out == once + once  # after /reset nothing is remembered, and no ">" is shown where nobody types
+    out, _ = run(*args, input="你好\n\n你好\n", encoding="utf-8")
+    assert out.startswith(once) and out != once + once  # without, the first question is remembered
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -2340,20 +2370,35 @@ def test_a_checkpoint_cannot_run_anything(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["0.pt", "1.pt", "2.pt"]
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
-    good = random_checkpoint(tmp_path / "good.pt", None)
-    content, rng = read_bytes(good), random.Random(0)
-    for _ in range(60):
-        damaged = (
-            bytearray(content[: rng.randrange(len(content))]) if rng.random() < 0.3 else bytearray(content)
-        )
-        for _ in range(rng.choice((1, 20))):
-            damaged[rng.randrange(min(2000, len(damaged)))] = rng.randrange(256)
-        (tmp_path / "bad.pt").write_bytes(damaged)
+def cut_short(content, rng):
+    return content[: rng.randrange(len(content))]
+
+
+def with_other_bytes(count):
+    def damage(content, rng):
+        damaged = bytearray(content)
+        for _ in range(count):
+            damaged[rng.randrange(2000)] = rng.randrange(256)
+        return damaged
+
+    return damage
+
+
+# How many of 20 are refused: all that are cut; of other bytes, those that torch needs to find its way.
+@pytest.mark.parametrize(
+    "damage, at_least", [(cut_short, 20), (with_other_bytes(1), 5), (with_other_bytes(20), 15)]
+)
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, damage, at_least):
+    content, rng = read_bytes(random_checkpoint(tmp_path / "good.pt")), random.Random(0)
+    refused = 0
+    for _ in range(20):
+        (tmp_path / "bad.pt").write_bytes(damage(content, rng))
         try:
             load_checkpoint(str(tmp_path / "bad.pt"))
         except ValueError as error:  # anything else fails the test
             assert str(error).startswith(f"{tmp_path}/bad.pt is")
+            refused += 1
+    assert refused >= at_least
 
 
 ESCAPES = (
@@ -2638,7 +2683,7 @@ def test_compiled_training_has_the_losses_of_eager_training(compiler):
 
 
 def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler):
-    plain, model = small_model(), small_model()
+    plain, model = small_model(lively=True), small_model(lively=True)
     devices.compile_step(model, "cpu")
     calls, compiled = [], model.compiled_step
     model.compiled_step = lambda *args: calls.append(args) or compiled(*args)
@@ -2654,9 +2699,7 @@ def test_compiled_code_from_the_cache_has_the_weights_of_its_own_model(compiler,
     x, texts = torch.arange(1, 9)[None], []
     for what in ({"seed": 1}, {"seed": 2}, {"seed": 1, "rope_theta": 2.0}):
         torch._dynamo.reset()
-        model = small_model(n_layers=1, tie_embeddings=False, **what)
-        for p in model.parameters():
-            p.data *= 5  # so that attention, and with it the position, matters for the text
+        model = small_model(lively=True, n_layers=1, **what)
         want = model.generate(x, 20, temperature=0)
         devices.compile_step(model, "cpu")
         assert torch.equal(model.generate(x, 20, temperature=0), want)
@@ -2741,6 +2784,7 @@ def test_the_commands_in_a_text_exist(name):
 def test_the_files_that_a_text_names_exist(name):
     text = text_of(name)
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r'(?:src|srcset)="([^":]+)"', text)
+    assert links
     for link in links:
         assert os.path.exists(os.path.join(HERE, os.path.dirname(name), link)), link
 
