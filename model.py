@@ -21,7 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from devices import peak_flops
-from muon import Muon
+from extras.muon import Muon
 
 
 @dataclass

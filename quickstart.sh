@@ -26,15 +26,16 @@ run() {
 [ -e .venv/bin/python ] || run "${PYTHON:-python3}" -m venv .venv
 . .venv/bin/activate
 wanted=requirements.txt
-[ "$mode" = test ] && wanted="requirements.txt requirements-dev.txt"
+[ "$mode" = test ] && wanted="requirements.txt extras/requirements.txt"
 for file in $wanted; do
-    cmp -s "$file" ".venv/$file" || run pip install --quiet --disable-pip-version-check -r "$file"
-    cp "$file" ".venv/$file"
+    installed=.venv/${file//\//-}
+    cmp -s "$file" "$installed" || run pip install --quiet --disable-pip-version-check -r "$file"
+    cp "$file" "$installed"
 done
 
 if [ "$mode" = test ]; then
     run ruff check .
-    run python -m pytest test_all.py --quiet
+    run python -m pytest --quiet
     exit
 fi
 

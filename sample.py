@@ -40,7 +40,7 @@ top_p = 0.95  # only the likeliest tokens that make up this probability; 1: all
 seed = 1337  # another seed writes another story
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
 dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: bfloat16 if compiled and fast
-compile = False  # torch.compile what a token takes: it pays for many stories and long chats, see bench.py
+compile = False  # torch.compile what a token takes: pays for many stories and long chats, see extras/bench.py
 
 
 class TextGenerator:

@@ -32,7 +32,6 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-import synthesize_stories
 from configurator import atomic_write, end_with_parent, override
 from documents import END, cut, fetch, read_json, texts_of, unpack, write_json
 from shards import MAKERS, build_shards, encode_shard, read_meta
@@ -76,6 +75,8 @@ def download():
 
 def synthesize():
     """write synthetic stories, for a machine with no network"""
+    from extras.synthetic_stories import write_shard
+
     name = f"synthetic stories, {megabytes:g} MB, seed {seed}"
     if corpus_name().startswith("TinyStories"):
         raise ValueError(f"{data_dir} holds {corpus_name()}: give the synthetic ones another --data_dir")
@@ -83,7 +84,7 @@ def synthesize():
         return print(f"{data_dir}/{STORIES} holds them already: {name}")
     with new_stories(name) as folder, ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         size = int(megabytes * 1e6 / SHARDS)
-        write = functools.partial(synthesize_stories.write_shard, seed, num_bytes=size)
+        write = functools.partial(write_shard, seed, num_bytes=size)
         shards = pool.map(write, range(SHARDS))
         for i, stories in enumerate(tqdm(shards, total=SHARDS, desc="synthesize", unit="shard")):
             write_json(os.path.join(folder, f"data{i:02}.json"), stories)

@@ -37,7 +37,7 @@ import signal
 import sys
 import time
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # before torch: see experiments.md, "threads that wait"
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # before torch: see docs/experiments.md, "threads that wait"
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,7 @@ import model as M
 from checkpoints import build_model, load_checkpoint, newest_state, plain_args, save_checkpoint
 from configurator import atomic_write, given, need, override, remove_leftovers
 from devices import autocast, device_name, find_device, find_dtype, join_processes, try_compile
-from plot import draw
+from extras.plot import draw
 from shards import read_meta
 from tinystories import Task, shard_folder
 from tokenizer import Tokenizer

@@ -26,9 +26,9 @@ import drawing as d
 from observe import copying_head, from_train, logged, outputs_of, seconds_a_token, trained
 
 import model as M
-import synthesize_stories
 from checkpoints import load_checkpoint
 from configurator import override
+from extras import synthetic_stories
 from prepare_data import convert_message
 from tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ CHAT = (
 def data():
     """The stages, their files, and what a story is in each."""
     model, tok = trained(checkpoint)
-    story = synthesize_stories.write_shard(42, 1, 1)[0]["story"]  # the first that is trained on
+    story = synthetic_stories.write_shard(42, 1, 1)[0]["story"]  # the first that is trained on
     ids, T = tok.encode(story, bos=True)[:14], model.args.max_seq_len
     begin = " ".join(story.split()[:7])
     pieces, raw = "   ".join(map(tok.piece, ids[1:8])), np.array(ids, "<u2").tobytes().hex(" ", 2)

@@ -1,5 +1,5 @@
 """
-A tokenizer in the clothes of others, for export.py: transformers' files, GGUF's arrays. (llama2.c's
+A tokenizer in the clothes of others, for extras/export.py: transformers' files, GGUF's arrays. (llama2.c's
 tokenizer.bin is in tokenizer.py.)
 """
 

@@ -1,7 +1,8 @@
 """
 Write made-up children's stories from a seeded grammar, for a machine that cannot download TinyStories.
 
-    python synthesize_stories.py      # print three stories; a seed may follow: python synthesize_stories.py 7
+    python -m extras.synthetic_stories      # print three stories
+    python -m extras.synthetic_stories 7    # with another seed
 
 tinystories.py calls write_shard() in a pool of processes and stores what it returns as JSON, in the format
 of the real data. The same (seed, index, num_bytes) gives the same stories on every machine.
@@ -20,7 +21,7 @@ import random
 import re
 import sys
 
-from story_plots import PLOTS
+from extras.story_plots import PLOTS
 
 # --------------------------------------------------------------------------------------------------------
 # Made-up names: onset, vowel, middle, ending, as in Sh-o-gg-oth. What is listed twice comes twice as often.

@@ -1,5 +1,5 @@
 """
-Weights from three kinds of places as one, for export.py: our checkpoints, transformers' folders,
+Weights from three kinds of places as one, for extras/export.py: our checkpoints, transformers' folders,
 llama2.c's .bin files.
 
 Whatever it came from, a Source holds the weights under our names, mapped: the operating system reads a

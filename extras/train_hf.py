@@ -8,16 +8,18 @@ Writes output_hf/checkpoint-N every save_steps, and output_hf itself at the end:
        python sample.py --checkpoint=FOLDER, and for AutoModelForCausalLM
 
     pip install transformers datasets accelerate
-    python train_hf.py --model=Qwen/Qwen2.5-0.5B     or the folder of any causal LM with its tokenizer
-    python train_hf.py --init=random                 its architecture only: from random weights
-    python train_hf.py --resume=True                 go on from the newest checkpoint in out_dir
+    python -m extras.train_hf --model=Qwen/Qwen2.5-0.5B     or the folder of any causal LM with its tokenizer
+    python -m extras.train_hf --init=random                 its architecture only: from random weights
+    python -m extras.train_hf --resume=True                 go on from the newest checkpoint in out_dir
 
 On several GPUs, each with all of the model; on several machines; with the model shared out (FSDP):
 
-    torchrun --nproc_per_node=8 train_hf.py
-    torchrun --nproc_per_node=8 --nnodes=2 --node_rank=0 --master_addr=HOST --master_port=29500 train_hf.py
+    torchrun --nproc_per_node=8 -m extras.train_hf
+    torchrun --nproc_per_node=8 --nnodes=2 --node_rank=0 --master_addr=HOST --master_port=29500 \\
+        -m extras.train_hf
     accelerate launch --num_processes=8 --use_fsdp --fsdp_version=2 \\
-        --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT train_hf.py
+        --fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP --fsdp_state_dict_type=FULL_STATE_DICT \\
+        -m extras.train_hf
 
 The last of these options has whole models written, in place of one part for each GPU.
 

@@ -4,13 +4,14 @@ How fast the course is, beside what exists, measured side by side on this machin
 Reads  for tokenize: the stories and the tokenizer in data_dir, or synthetic ones where there are none
 Writes bench.json, and a table to the terminal
 
-    python bench.py                              all, at the tutorial's size
-    python bench.py --only=sample,load           parts of it: train, sample, tokenize, load
+    python -m extras.bench                       all, at the tutorial's size
+    python -m extras.bench --only=sample,load    parts of it: train, sample, tokenize, load
 
 On a CUDA machine, where rows also give MFU (model FLOPs utilisation) and peak memory:
-    python bench.py --only=train,sample --batch_size=64
-    python bench.py --only=train --dim=768 --n_layers=12 --n_heads=12 --n_kv_heads=4 --vocab_size=6144 \\
-        --max_seq_len=512 --batch_size=64 --gradient_accumulation_steps=2          the 80 million weights
+    python -m extras.bench --only=train,sample --batch_size=64
+    python -m extras.bench --only=train --dim=768 --n_layers=12 --n_heads=12 --n_kv_heads=4 \\
+        --vocab_size=6144 --max_seq_len=512 --batch_size=64 --gradient_accumulation_steps=2
+                                                 the 80 million weights
 
 Rows of a part are measured in turn (A B C A B C ...) after a warm-up, so that what else the machine does
 strikes them all. A ratio is the median of the rounds' ratios; brackets hold the lowest and the highest.
@@ -40,6 +41,7 @@ import torch
 import documents
 import model as M
 import shards
+import tinystories
 from configurator import override
 from devices import autocast, compile_step, compile_trouble, device_name, find_device, find_dtype, try_compile
 from tinystories import Task
@@ -233,7 +235,7 @@ def read_stories(folder):
     at = data_dir
     if not os.path.exists(os.path.join(at, f"tok{vocab_size}.model")):
         print("no stories with a tokenizer in data_dir: synthetic ones")
-        at, script = folder, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tinystories.py")
+        at, script = folder, tinystories.__file__
         for words in (["synthesize", "--megabytes=8"], ["train_vocab", f"--vocab_size={vocab_size}"]):
             subprocess.run([sys.executable, script, *words, f"--data_dir={folder}"], check=True)
     paths = glob.glob(os.path.join(glob.escape(at), "TinyStories_all_data", "*.json"))

@@ -11,10 +11,10 @@ Writes one of
     gguf_q8_0    the same with int8 matrices
     ckpt         a checkpoint for sample.py, and for train.py --init_from=PATH
 
-    python export.py --format=hf                                  output/ckpt.pt to output/hf
-    python export.py --format=gguf_q8_0 --out=story.gguf          then: llama-cli -m story.gguf
-    python export.py --format=ckpt --checkpoint=stories15M.bin --tokenizer=tokenizer.model
-    python export.py --format=ckpt --checkpoint=SmolLM2-135M      to output/imported.pt
+    python -m extras.export --format=hf                           output/ckpt.pt to output/hf
+    python -m extras.export --format=gguf_q8_0 --out=story.gguf   then: llama-cli -m story.gguf
+    python -m extras.export --format=ckpt --checkpoint=stories15M.bin --tokenizer=tokenizer.model
+    python -m extras.export --format=ckpt --checkpoint=SmolLM2-135M      to output/imported.pt
 
 weights.py makes any of the three sources one mapped set of tensors and walks over it; a format is what is
 done at each step of the walk. One tensor is in memory at a time, in its own dtype where the format has it.
@@ -34,9 +34,9 @@ import model as M
 from checkpoints import plain_args, save_checkpoint
 from configurator import atomic_write, need, override
 from documents import write_json
+from extras.vocabulary import add_to_gguf, stop_ids, transformers_files
+from extras.weights import LLAMA2C_MAGIC, SAFETENSORS_DTYPES, names, open_source, read_safetensors, walk
 from tokenizer import FOLDER_FILES, llama2c_bytes
-from vocabulary import add_to_gguf, stop_ids, transformers_files
-from weights import LLAMA2C_MAGIC, SAFETENSORS_DTYPES, names, open_source, read_safetensors, walk
 
 checkpoint = "output/ckpt.pt"  # what to convert
 format = "hf"  # hf | llama2c | llama2c_q80 | gguf | gguf_q8_0 | ckpt: into what

@@ -1,5 +1,5 @@
 """
-The ten plots of synthesize_stories.py, by their summaries.
+The ten plots of extras/synthetic_stories.py, by their summaries.
 
 A template holds [choices|between bars] and {slots}, which the story's memory fills: see expand(). {trouble}
 is what {meet} may tell of the creature. "together" is a table: its first row names slots, and each other

@@ -4,8 +4,8 @@ Loss curves, of one run or of several in comparison.
 Reads  log.jsonl (train.py)
 Writes loss.png beside the first
 
-    python plot.py --log=output/log.jsonl
-    python plot.py --log=output_adamw/log.jsonl,output_muon/log.jsonl --out=compare.png
+    python -m extras.plot --log=output/log.jsonl
+    python -m extras.plot --log=output_adamw/log.jsonl,output_muon/log.jsonl --out=compare.png
 
 train.py calls draw() at each evaluation, where matplotlib is installed: pip install matplotlib
 """

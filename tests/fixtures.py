@@ -1,0 +1,229 @@
+"""
+What the tests share: running a script, small corpora, small models. test_all.py and the files in tests/ name
+this file as their plugin, so that what is made for a session is made once for all of them.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import model as M
+import prepare_data
+import tinystories
+from checkpoints import plain_args
+from tinystories import PretokDataset
+from tokenizer import Tokenizer
+
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository
+SHARED = os.path.join(HERE, "..", "shared", "data")
+LLAMA2C = os.path.join(SHARED, "llama2c")
+ZH = os.path.join(SHARED, "zh")
+START, END = 3, 4  # the ids of <|im_start|> and <|im_end|> in the Chinese track
+needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason="../shared/data is not there")
+
+
+def run(*args, ok=True, cwd=HERE, **kwargs):
+    """Run "train.py" or "extras.export" as a user does; returns what it printed (stdout, stderr)."""
+    script = [os.path.join(HERE, args[0])] if args[0].endswith(".py") else ["-m", args[0]]
+    done = subprocess.run(
+        [sys.executable, *script, *map(str, args[1:])], capture_output=True, text=True, cwd=cwd, **kwargs
+    )
+    assert (done.returncode == 0) == ok, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    if not ok:
+        assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) >= 1
+    return done.stdout, done.stderr
+
+
+def read_rows(path):
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A small corpus of synthetic stories with its tokenizer and shards: 50 shards, 2 MB, vocabulary 512."""
+    folder = str(tmp_path_factory.mktemp("data"))
+    run("tinystories.py", "synthesize", f"--data_dir={folder}", "--megabytes=2")
+    run("tinystories.py", "pretokenize", f"--data_dir={folder}", "--vocab_size=512")
+    return folder
+
+
+SMALL = (
+    "--vocab_size=512",
+    "--dim=64",
+    "--n_layers=2",
+    "--n_heads=4",
+    "--n_kv_heads=2",
+    "--max_seq_len=64",
+    "--batch_size=4",
+    "--gradient_accumulation_steps=2",
+    "--eval_iters=4",
+    "--warmup_iters=2",
+    "--compile=false",
+    "--dtype=float32",
+    "--learning_rate=3e-3",
+    "--device=cpu",
+)
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    """output/ of a run of 40 steps."""
+    out = str(tmp_path_factory.mktemp("run") / "output")
+    run("train.py", *SMALL, f"--data_dir={data}", f"--out_dir={out}", "--max_iters=40", "--eval_interval=20",
+        "--save_interval=15")  # fmt: skip
+    return out
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers_in_every_run():
+    torch.manual_seed(0)
+
+
+def small_model(seed=0, lively=False, **changes):
+    """
+    A model as it begins. lively: untied, with matrices of standard deviation 0.3. A fresh tied model at
+    temperature 0 repeats its last token, whatever its attention does; what a lively one writes depends on all
+    that it has read.
+    """
+    torch.manual_seed(seed)
+    shape = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 96}
+    shape |= {"max_seq_len": 32, "multiple_of": 16}
+    if lively:
+        shape["tie_embeddings"] = False
+    model = M.Transformer(M.ModelArgs(**shape | changes))
+    if lively:
+        for p in model.parameters():
+            if p.dim() == 2:
+                torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+class tinystories_in:
+    """tinystories.py's functions in this process, with another data folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __enter__(self):
+        self.before, tinystories.data_dir = tinystories.data_dir, self.folder
+
+    def __exit__(self, *_):
+        tinystories.data_dir = self.before
+
+
+def dataset(data, split="train", T=64, **kwargs):
+    return PretokDataset(split, T, 512, "custom", data_dir=data, **kwargs)
+
+
+def write_rows(path, rows):
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def sentences(rng, count):
+    """Made-up Chinese: words of one to three characters of a hundred, and punctuation that NFKC changes."""
+    letters = [chr(0x4E00 + 37 * i) for i in range(100)]
+    words = ["".join(rng.choices(letters, k=rng.randint(1, 3))) for _ in range(60)]
+    return ["".join(rng.choices(words, k=rng.randint(3, 9))) + rng.choice("。，！") for _ in range(count)]
+
+
+def system(content=prepare_data.SYSTEM):
+    return {"role": "system", "content": content}
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+@pytest.fixture(scope="session")
+def zh(tmp_path_factory):
+    """chunks.jsonl, chats.jsonl (up to 4 turns each), and tokenizer_k of 600 tokens."""
+    folder, rng = tmp_path_factory.mktemp("zh"), random.Random(0)
+    texts = ["".join(sentences(rng, rng.randint(1, 90))) for _ in range(300)]
+    write_rows(folder / "raw.jsonl", [{"text": text} for text in texts])
+    run("prepare_data.py", "pretrain", f"--input={folder}/raw.jsonl", f"--output={folder}/chunks.jsonl")
+    chats = []
+    for _ in range(200):
+        lines = sentences(rng, 2 * rng.randint(1, 4))
+        speakers = ("human", "assistant") * len(lines)
+        chats.append({"conversations": [{"from": s, "value": v} for s, v in zip(speakers, lines)]})
+    write_rows(folder / "belle.json", chats)
+    run("prepare_data.py", "sft", f"--input={folder}/belle.json", f"--output={folder}/chats.jsonl")
+    args = (f"--input={folder}/chunks.jsonl", f"--output={folder}/tokenizer_k", "--vocab_size=600")
+    out, _ = run("train_tokenizer.py", *args)
+    assert "exactly the same" in out and "the same but for NFKC" in out and "DIFFERENT" not in out
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tok(zh):
+    return Tokenizer(str(zh / "tokenizer_k"))
+
+
+STORIES260K, TOK512 = os.path.join(LLAMA2C, "stories260K.pt"), os.path.join(LLAMA2C, "tok512.model")
+
+
+def read_bytes(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def golden():
+    return read_bytes(os.path.join(LLAMA2C, "stories260K.expected.txt")).decode().rstrip("\n")
+
+
+def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
+    """A checkpoint with random weights, norms included, saved as train.py saves it."""
+    torch.manual_seed(0)
+    sizes = {"dim": 48, "n_layers": 2, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 96, "multiple_of": 8}
+    model = M.Transformer(M.ModelArgs(**sizes | {"max_seq_len": 64} | shape)).to(dtype)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
+    torch.save(
+        {"model": model.state_dict(), "model_args": plain_args(model.args), "tokenizer": tokenizer},
+        path,
+    )
+    return str(path)
+
+
+ALONE = {"OMP_NUM_THREADS": "1"}  # several processes at once: a thread each, or they wait for one another
+SIDES = {"tok_per_s", "tokens"}  # of a row of the log: what a run may differ in, or what cannot
+
+
+def children(parent):
+    """Process ids of those that a process (None: any) has started and that live."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            status = read_bytes(f"/proc/{pid}/status")
+        except OSError:  # it has ended
+            continue
+        if b"\nState:\tZ" not in status and (not parent or f"\nPPid:\t{parent}\n".encode() in status):
+            found.append(int(pid))
+    return found
+
+
+def assert_same_run(out, other, tolerance):
+    """Every step and evaluation once, in order, with the numbers of the other run."""
+    rows, want = (read_rows(os.path.join(o, "log.jsonl")) for o in (out, other))
+    assert [(r["step"], r.keys()) for r in rows] == [(r["step"], r.keys()) for r in want]
+    for row, other_row in zip(rows, want):
+        for key in row.keys() - SIDES:
+            room = tolerance * (10 if key == "grad_norm" else 1)  # a root of a sum over all weights
+            assert abs(row[key] - other_row[key]) <= room, (row, other_row)
+
+
+needs_proc = pytest.mark.skipif(
+    not os.path.isdir("/proc/self"), reason="finds processes by /proc, which Linux has"
+)
