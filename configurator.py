@@ -1,238 +1,131 @@
 """
-What every script of the course shares: knobs from the command line, errors in one line, files that are
-whole or absent.
+What the scripts of the course share: options from the command line, errors in one sentence, and files
+that are written completely or not at all.
 
-A script's hyperparameters are its lower-case module-level globals. Right under them stands
+The options of a script are its lower-case module-level globals. After them stands
 
-    config = override(globals())
+    given = override(globals())
 
-and from then on `--key=value` (or `--key value`) on the command line has replaced the global `key`. There
-is nothing to declare: the type is the default's, and the comment on the knob's line is its help text and,
-where it begins with words joined by " | ", the list of what it takes:
+and from then on `--key=value` on the command line has replaced the global `key`. The type is that of the
+default, and the comment on its line is the help text. Words joined by " | " at the comment's beginning are
+the values that it takes; PATH among them stands for any file or folder that exists:
 
-    dtype = "bfloat16"  # float32 | bfloat16 | float16: what the matrix products run in
-    init_from = "scratch"  # scratch | resume | PATH: where the weights come from
+    dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products
+    init_from = "scratch"  # scratch | resume | PATH: where the model comes from
 
-Here PATH stands for any file or folder that exists. `--help` prints every knob with its default and its
-comment. The idea is nanoGPT's configurator, without its `exec`: what arrives from outside is data and
-never runs.
+The idea is nanoGPT's configurator. That one runs the options with `exec`; here argparse reads them.
 """
 
-import ast
+import argparse
 import contextlib
-import difflib
-import errno
-import glob
-import io
+import functools
+import importlib
 import math
-import multiprocessing.connection
 import os
 import re
 import sys
-import threading
-import tokenize
-import traceback
-
-given = set()  # the knobs that the command line has set: what was not, a script may take from elsewhere
 
 
-def override(scope, verbs=(), argv=None):
+class InputError(ValueError):
+    """What a user can get wrong. The message is one sentence that names what is wrong, and where."""
+
+
+def options(scope):
+    """The options of a script, {name: value}: the lower-case globals that are numbers, texts or bools."""
+    kinds = (bool, int, float, str)
+    return {k: v for k, v in scope.items() if k.islower() and k[0] != "_" and type(v) in kinds}
+
+
+def override(scope, commands=()):
     """
-    Replace the knobs in `scope` (a script's globals()) by what the command line says; return them all as
-    a dict.
+    Replace the options in `scope` (a script's globals()) by those of the command line. Returns the ones that
+    were given, {name: value}.
 
-    With `verbs` (names of functions in scope) the first word must be one of them, and stands in the dict
-    as "verb". Mistakes end the process with exit code 2 and one line on stderr. From here on, bad input
-    does too: see one_line_errors.
+    With `commands` (names of functions in scope), the first word must be one of them; it is returned as
+    "command". A mistake ends the script with exit code 2. From here on an InputError ends it with its
+    sentence and exit code 1; every other exception keeps its traceback.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    sys.excepthook = one_line_errors
-    for stream in (sys.stdout, sys.stderr):  # a terminal set to ASCII cannot print every story
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    knobs = {
-        k: v for k, v in scope.items() if k.islower() and k[0] != "_" and type(v) in (bool, int, float, str)
-    }
-    comments = read_comments(scope.get("__file__"))
-    if "--help" in argv or "-h" in argv:
-        print_help(scope, knobs, comments, verbs)
-        raise SystemExit(0)
-
-    config = {}
-    if verbs:
-        if not argv or argv[0] not in verbs:
-            hint = nearest(argv[0], verbs) if argv else ""
-            refuse(f"the first word must be one of: {' '.join(verbs)}{hint}")
-        config["verb"] = argv.pop(0)
-    while argv:
-        word = argv.pop(0)
-        if not word.startswith("--"):
-            refuse(f"stray word {word!r}: knobs are given as --key=value (see --help)")
-        key, equals, text = word[2:].partition("=")
-        if key not in knobs:
-            refuse(f"unknown knob --{key}{nearest(key, knobs) or ' (see --help)'}")
-        if not equals:  # --key value; a bool may also stand alone, as --key
-            if type(knobs[key]) is bool and not (argv and argv[0].lower() in ("true", "false")):
-                text = "True"
-            elif argv:
-                text = argv.pop(0)
-            else:
-                refuse(f"--{key} expects {a(type(knobs[key]))} behind it")
-        given.add(key)
-        scope[key] = parse(key, text, knobs[key], comments.get(key, ""))
-    return config | {k: scope[k] for k in knobs}
+    sys.excepthook = print_input_error
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # not every terminal has every character of a story
+    with open(scope["__file__"], encoding="utf-8") as f:
+        comments = dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
+    parser = argparse.ArgumentParser(
+        usage=f"%(prog)s {'COMMAND ' if commands else ''}[--key=value ...]    (--help lists the options)",
+        description=scope["__doc__"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if commands:
+        parser.add_argument("command", choices=commands, metavar=" | ".join(commands))
+    for key, value in options(scope).items():
+        comment = comments.get(key, "")
+        parser.add_argument(
+            f"--{key}",
+            type=functools.partial(parse_value, default=value, comment=comment),
+            default=argparse.SUPPRESS,
+            **({"nargs": "?", "const": True} if type(value) is bool else {}),  # --key alone is True
+            metavar=repr(value).replace("%", "%%"),
+            help=comment.replace("%", "%%"),
+        )
+    given = vars(parser.parse_args())
+    scope.update((k, v) for k, v in given.items() if k != "command")
+    return given
 
 
-def parse(key, text, default, comment):
-    """A knob's text as a value of its default's type; ends the process where it is not one."""
+def parse_value(text, default, comment):
+    """An option's text as a value of its default's type. ArgumentTypeError says what the option expects."""
     kind = type(default)
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            if math.isfinite(kind(text)):
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"expects a {'whole ' * (kind is int)}number, not {text!r}")
+    listed = re.match(r"\S+( \| \S+)+", comment)
+    words = listed.group().rstrip(":,;").split(" | ") if listed else []
     if kind is bool:
-        if text.lower() not in ("true", "false"):
-            refuse(f"--{key} expects True or False, not {text!r}")
-        return text.lower() == "true"
-    if kind is not str:
-        try:
-            value = kind(text)
-        except ValueError:
-            refuse(f"--{key} expects {a(kind)}, not {text!r}")
-        if not math.isfinite(value):
-            refuse(f"--{key} expects a finite number, not {text!r}")
-        return value
-    known = legal_values(comment)
-    if not known or text == default:
-        return text
-    for word in known:
+        words = ["True", "False"]
+    for word in words:
         if text.lower() == word.lower() and word != "PATH":  # --compile=True is "true"
-            return word
-    if "PATH" in known and os.path.exists(text):
+            return word == "True" if kind is bool else word
+    if not words or text == default or ("PATH" in words and os.path.exists(text)):
         return text
-    said = ["a path that exists" if word == "PATH" else word for word in known]
-    refuse(f"--{key} expects one of {', '.join(said)}, not {text!r}{nearest(text, known)}")
+    raise argparse.ArgumentTypeError(f"expects {' | '.join(words)}, not {text!r}")
 
 
-def legal_values(comment):
-    """The words joined by " | " at a comment's beginning: 'a | PATH: ...' -> ['a', 'PATH']."""
-    found = re.match(r"\S+?(?: \| \S+?)+(?=[:,;]? |[:,;]?$)", comment)
-    return found.group().split(" | ") if found else []
+def print_input_error(kind, error, trace):
+    """sys.excepthook of the scripts."""
+    if kind.__name__ == "OutOfMemoryError":  # torch's
+        error = "out of memory: a smaller --batch_size, with more --gradient_accumulation_steps, needs less"
+    elif not issubclass(kind, (InputError, KeyboardInterrupt)):
+        return sys.__excepthook__(kind, error, trace)
+    sentence = str(error).rpartition("InputError: ")[2].strip()  # a DataLoader's process adds its traceback
+    print(f"{os.path.basename(sys.argv[0])}: {sentence or 'interrupted'}", file=sys.stderr)
 
 
-def read_comments(path):
-    """The comment on the line of each module-level assignment in a source file: {name: comment}."""
-    if not path or not os.path.exists(path):
-        return {}
-    with open(path, encoding="utf-8") as f:
-        source = f.read()
-    lines = {
-        t.start[0]: t.string.lstrip("# ")
-        for t in tokenize.generate_tokens(io.StringIO(source).readline)
-        if t.type == tokenize.COMMENT
-    }
-    return {
-        node.targets[0].id: lines.get(node.end_lineno, "")
-        for node in ast.parse(source).body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-
-
-def print_help(scope, knobs, comments, verbs):
-    if scope.get("__doc__"):
-        print(scope["__doc__"].strip() + "\n")
-    for verb in verbs:
-        print(f"  {verb:<16} {(scope[verb].__doc__ or '').strip().splitlines()[0]}")
-    print("\nknobs, as --key=value:")
-    for key, value in knobs.items():
-        print(f"  --{key}={value!r:<{max(1, 30 - len(key))}} {comments.get(key, '')}")
-
-
-def nearest(word, known):
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def a(kind):
-    return {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}[kind]
-
-
-def refuse(message):
-    """End the process because of a mistake on the command line: one line, exit code 2."""
-    print(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-# --------------------------------------------------------------------------------------------------------
-# errors in one line
-
-
-def one_line_errors(kind, error, trace):
-    """
-    sys.excepthook of the scripts. ValueError and OSError are how our files say that what they were given
-    is wrong: one line names what and where, and TRACEBACK=1 in the environment shows the rest. Anything
-    else is a bug of ours and keeps its traceback. The exit code is 1 in either case.
-    """
-    if issubclass(kind, (ValueError, OSError)) and not os.environ.get("TRACEBACK"):
-        print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(error).split())}", file=sys.stderr)
-    elif issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        traceback.print_exception(kind, error, trace)
-
-
-def first_line(error) -> str:
-    """What a library's error says first, or is called."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def need(package, why):
-    """Import and return an optional package, or say how to install it."""
+def import_optional(package, why):
+    """The module of an optional package. InputError says how to install it."""
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError:
-        raise ValueError(f"{why} needs the package {package}: pip install {package}") from None
-
-
-def end_with_parent():
-    """
-    Have a process of a pool end when the one that started it is killed: it would wait for ever, or go on
-    with a shard that the next run writes too.
-    """
-    def watch():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-# --------------------------------------------------------------------------------------------------------
-# files that are whole or absent
+        name = package.split(".")[0]
+        raise InputError(f"{why} needs the package {name}: pip install {name}") from None
 
 
 @contextlib.contextmanager
 def atomic_write(path, mode="w"):
     """
-    Open a file beside `path`, flush it to the disk when the block ends, and only then rename it to
-    `path`. Whatever happens on the way (an exception, a full disk, a power cut), `path` is the old file
-    or the new one, never half of one. What a killed process leaves behind is `path.tmp`; the next write
-    replaces it, and remove_leftovers() clears it away. Not promised: that two processes may write one
-    `path` at the same time. OSError names the path where the disk is full.
+    Open `path`.tmp, flush it to the disk when the block ends, and rename it to `path` only then. After an
+    exception, a full disk or a power cut, `path` is the old file or the new one, never half of one.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    beside = f"{path}.tmp"
+    temporary = f"{path}.tmp"
     try:
-        with open(beside, mode, encoding=None if "b" in mode else "utf-8") as f:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not error.filename:
-            raise OSError(error.errno, error.strerror, path) from None
-        raise
+        os.replace(temporary, path)
     finally:
-        if os.path.exists(beside):
-            os.remove(beside)
-
-
-def remove_leftovers(folder):
-    """Delete the temporary files that a killed process left in a folder."""
-    for path in glob.glob(os.path.join(glob.escape(folder), "*.tmp")):
-        os.remove(path)
+        if os.path.exists(temporary):
+            os.remove(temporary)

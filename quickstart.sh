@@ -5,7 +5,7 @@
 #   bash quickstart.sh tinystories   the same with the real TinyStories
 #   bash quickstart.sh test          ruff and pytest
 #
-# Run again, it does only what is missing; a training that was interrupted goes on.
+# Run again, it does only what is missing; a training that was interrupted resumes.
 set -euo pipefail
 cd "$(dirname "$0")"
 mode=${1:-synthetic}
@@ -51,12 +51,12 @@ else
     length=(--max_iters=2400 --warmup_iters=20 --eval_interval=600 --eval_iters=20 --log_interval=10)
     small=True
 fi
-recipe=(--optimizer=muon --learning_rate=7e-3 --schedule=linear)
+recipe=(--optimizer=muon --learning_rate=7e-3 --schedule=wsd)
 
 # 3. Stories, a tokenizer, ids
 if [ "$mode" = synthetic ]; then
     data=data out=output
-    run python tinystories.py synthesize --data_dir=$data
+    [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --data_dir=$data
 else
     data=data_tinystories out=output_tinystories
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py download --small=$small --data_dir=$data

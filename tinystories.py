@@ -1,5 +1,5 @@
 """
-The data: from stories in JSON to batches of token ids, one verb a stage.
+The data: from stories in JSON to batches of token ids, one command a stage.
 
     python tinystories.py download        TinyStories, 1.5 GB, from a hub     -> data/TinyStories_all_data/
     python tinystories.py download --small       or 22.5 MB of it             -> the same
@@ -7,14 +7,14 @@ The data: from stories in JSON to batches of token ids, one verb a stage.
     python tinystories.py train_vocab     a sentencepiece BPE tokenizer       -> data/tok4096.model
     python tinystories.py pretokenize     the stories' ids, shard by shard    -> data/tok4096/
 
-`pretokenize` runs whatever it misses, so it alone is enough. A text of your own:
+`pretokenize` first runs what is missing, so it alone is enough. A text of your own:
 
-    python tinystories.py pretokenize --input=my.txt --vocab_size=1024 --vocab_source=data/mine
-    python train.py --vocab_source=data/mine
+    python tinystories.py pretokenize --input_path=my.txt --data_dir=data_mine --vocab_size=1024
+    python train.py --data_dir=data_mine --vocab_size=1024
 
-A shard is token ids back to back (uint16, little-endian; uint32 above 65,536 ids), each story begun by
-BOS: llama2.c reads and writes the same. Shard 0 is for validation, everywhere and always: no tokenizer
-and no model ever learns from it.
+A shard is token ids back to back (uint16, little-endian; uint32 above 65,536 ids), each story begun by BOS;
+llama2.c reads and writes the same. Shard 0 is for validation, everywhere and always: no tokenizer and no
+model learns from it. meta.json beside the shards says what they were made from.
 
 TinyStories: Eldan & Li 2023, arXiv:2305.07759. `Task.iter_batches` is what train.py reads.
 """
@@ -23,120 +23,156 @@ import contextlib
 import functools
 import glob
 import io
+import json
+import multiprocessing
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+import sys
+import tarfile
+import threading
+from array import array
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configurator import atomic_write, end_with_parent, override
-from documents import END, cut, fetch, read_json, texts_of, unpack, write_json
-from shards import MAKERS, build_shards, encode_shard, read_meta
+from configurator import InputError, atomic_write, override
 from tokenizer import Tokenizer
 
-data_dir = "data"  # where all of it lies
+data_dir = "data"  # the folder for all of it
 vocab_size = 4096  # of the tokenizer; 0: Llama 2's own, 32,000, given by --tokenizer
 tokenizer = ""  # a tokenizer to take instead of data/tok<vocab_size>.model
-vocab_source = ""  # pretokenize: the folder to write shards to, instead of data/tok<vocab_size>
-input = ""  # pretokenize: a text of your own, .txt (documents between <|endoftext|> lines), .jsonl or .json
-text_key = "story"  # the field of .json and .jsonl that holds the text
+input_path = ""  # a text of your own to make stories of, .txt, .jsonl or .json: see extras/own_text.py
+text_key = "text"  # the field of that .jsonl or .json that holds the text
 small = False  # download: only the 22.5 MB
 num_shards = 10  # train_vocab: how many shards to learn from, beginning with data01
 megabytes = 20.0  # synthesize: how much
 seed = 42  # synthesize: another seed tells other stories
 workers = os.cpu_count() or 1  # processes
 
-VERBS = ("download", "synthesize", "train_vocab", "pretokenize")
+COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
 STORIES = "TinyStories_all_data"
 SHARDS = 50  # as many as the original has
+MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
 
 
 # --------------------------------------------------------------------------------------------------------
-# stories
+# stories: data/TinyStories_all_data/dataNN.json, each a list of {"story": ...}
 
 
 def download():
-    """fetch TinyStories (--small=True: 22.5 MB of it)"""
+    """fetch TinyStories (--small: 22.5 MB of it)"""
     name = "TinyStoriesV2-GPT4-valid.txt" if small else f"{STORIES}.tar.gz"
-    path = fetch("roneneldan/TinyStories", name, data_dir)
-    with new_stories("TinyStories, GPT-4 validation file" if small else "TinyStories") as folder:
+    with new_stories() as folder:
+        path = download_from_hub("roneneldan/TinyStories", name, data_dir)
         if small:
-            stories = [text for _, text in texts_of(path)]
-            if len(stories) < SHARDS:
-                os.remove(path)
-                raise ValueError(f"{path} holds no stories and was deleted")
-            write_stories(folder, [{"story": s, "source": "GPT-4"} for s in stories])
+            with open(path, encoding="utf-8") as f:
+                texts = f.read().split("<|endoftext|>")
+            stories = [{"story": text.strip(), "source": "GPT-4"} for text in texts if text.strip()]
+            for i in range(SHARDS):
+                write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
         else:
-            unpack(path, folder)
+            with tarfile.open(path) as tar:
+                tar.extractall(folder, filter="data")  # refuses names that lead out of the folder
+
+
+def download_from_hub(repo, name, folder):
+    """Get a file of a dataset from the Hugging Face hub, or the mirror that HF_ENDPOINT names; its path."""
+    from huggingface_hub import hf_hub_download  # comes with tokenizers
+
+    try:
+        return hf_hub_download(repo, name, repo_type="dataset", local_dir=folder)
+    except Exception as error:  # the hub, the connection and the disk each have errors of their own
+        raise InputError(f"could not download {name} of {repo}: {str(error).splitlines()[0]}") from None
 
 
 def synthesize():
     """write synthetic stories, for a machine with no network"""
     from extras.synthetic_stories import write_shard
 
-    name = f"synthetic stories, {megabytes:g} MB, seed {seed}"
-    if corpus_name().startswith("TinyStories"):
-        raise ValueError(f"{data_dir} holds {corpus_name()}: give the synthetic ones another --data_dir")
-    if corpus_name() == name:
-        return print(f"{data_dir}/{STORIES} holds them already: {name}")
-    with new_stories(name) as folder, ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
-        size = int(megabytes * 1e6 / SHARDS)
-        write = functools.partial(write_shard, seed, num_bytes=size)
-        shards = pool.map(write, range(SHARDS))
-        for i, stories in enumerate(tqdm(shards, total=SHARDS, desc="synthesize", unit="shard")):
-            write_json(os.path.join(folder, f"data{i:02}.json"), stories)
-
-
-def write_stories(folder, stories):
-    for i in range(SHARDS):
-        write_json(os.path.join(folder, f"data{i:02}.json"), stories[i::SHARDS])
+    write = functools.partial(write_shard, seed, num_bytes=int(megabytes * 1e6 / SHARDS))
+    with new_stories() as folder, ProcessPoolExecutor(workers, initializer=exit_with_parent) as pool:
+        shards = tqdm(pool.map(write, range(SHARDS)), "synthesize", SHARDS, unit="shard")
+        for i, stories in enumerate(shards):
+            write_json(f"{folder}/data{i:02}.json", stories)
 
 
 @contextlib.contextmanager
-def new_stories(name):
-    """A folder to fill; it becomes data/TinyStories_all_data, in one step, when all of it is there."""
-    folder, new = os.path.join(data_dir, STORIES), os.path.join(data_dir, STORIES + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    os.makedirs(new)
-    yield new
-    count = len(glob.glob(os.path.join(glob.escape(new), "data*.json")))
-    if not count:
-        raise ValueError(f"{name}: no stories in it")
-    with contextlib.suppress(FileNotFoundError):  # its name goes before it: no moment has a wrong one
-        os.remove(os.path.join(data_dir, "corpus.json"))
-    shutil.rmtree(folder + ".old", ignore_errors=True)
-    if os.path.exists(folder):  # not rmtree: killed in it, half a corpus would look like a whole one
-        os.replace(folder, folder + ".old")
-    os.replace(new, folder)
-    write_json(os.path.join(data_dir, "corpus.json"), {"corpus": name})
-    shutil.rmtree(folder + ".old", ignore_errors=True)
-    print(f"{name}: {count} shards in {folder}")
+def new_stories():
+    """
+    A folder to fill, which becomes data/TinyStories_all_data when all is written. InputError where that one
+    is there: no command replaces or deletes stories.
+    """
+    folder = f"{data_dir}/{STORIES}"
+    if os.path.exists(folder):
+        raise InputError(f"{folder} is there already: use it as it is, or give another --data_dir")
+    unfinished = folder + ".unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    os.makedirs(unfinished)
+    yield unfinished
+    os.rename(unfinished, folder)
+    print(f"{len(story_files())} files of stories in {folder}")
 
 
-def corpus_name():
-    """What data/TinyStories_all_data holds, '' where there is nothing."""
-    path = os.path.join(data_dir, "corpus.json")
-    if not story_files():
-        return ""
-    return read_json(path)["corpus"] if os.path.exists(path) else "stories"
+def ensure_stories():
+    """Have stories: the text of input_path, or those that are there, or TinyStories, or synthetic ones."""
+    if input_path:
+        from extras.own_text import split_own_text
+
+        with new_stories() as folder:
+            for i, stories in enumerate(split_own_text(input_path, text_key, SHARDS)):
+                write_json(f"{folder}/data{i:02}.json", stories)
+    if story_files():
+        return
+    print(f"no stories in {data_dir}/{STORIES}: downloading TinyStories")
+    try:
+        download()
+    except InputError as error:
+        print(f"\n*** {error}\n*** Taking SYNTHETIC stories; for real ones: tinystories.py download\n")
+        synthesize()
 
 
 def story_files():
-    return sorted(glob.glob(os.path.join(glob.escape(os.path.join(data_dir, STORIES)), "data*.json")))
+    return sorted(glob.glob(f"{glob.escape(data_dir)}/{STORIES}/data*.json"))
 
 
-def need_stories():
-    if story_files():
-        return
-    print(f"no stories in {data_dir}/{STORIES}: downloading them")
+def read_texts(path, key="story"):
+    """The texts of a .json, a list of {"story": text}; None for what has none. InputError names the place."""
+    items = read_json(path)
+    if not isinstance(items, list):
+        raise InputError(f"{path} is not a list of stories")
+    texts = [get_text(item, key) for item in items]
+    if None in texts:
+        print(f"{path}: story {texts.index(None)} has no text under {key!r}: left out", file=sys.stderr)
+    return texts
+
+
+def get_text(item, key):
+    text = item.get(key) if isinstance(item, dict) else None
+    if isinstance(text, str) and text.strip():
+        return text.strip().encode("utf-8", "ignore").decode()  # JSON can spell half a character
+    return None
+
+
+def parse_json(text, path):
     try:
-        download()
-    except ValueError as error:
-        print(f"\n*** {error}\n*** Taking SYNTHETIC stories; for real ones: tinystories.py download\n")
-        synthesize()
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path} is broken at {where}: {error.msg}") from None
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as f:
+        return parse_json(f.read(), path)
+
+
+def write_json(path, value):
+    with atomic_write(path) as f:
+        json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -148,56 +184,38 @@ def train_vocab():
     import sentencepiece
 
     if vocab_size <= 0:
-        raise ValueError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
-    if input:
-        files, name = [(input, *part) for part in cut(input, own_parts())[1:]], input
-    else:
-        need_stories()
-        files, name = [(path, 0, None) for path in story_files()[1 : num_shards + 1]], corpus_name()
-    print(f"training a vocabulary of {vocab_size} on {len(files)} shards of {name}")
-    texts = (text for part in files for _, text in texts_of(*part, text_key) if text)
-    lines = (line for text in texts for line in text.splitlines() if line)
+        raise InputError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
+    if not story_files():
+        ensure_stories()
+    files = story_files()[1 : num_shards + 1]  # not the validation shard
+    print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
+    texts = (text for path in files for text in read_texts(path) if text)
     model = io.BytesIO()
-    try:  # the tutorial's settings: bytes for what has no piece, digits one by one, nothing normalised away
+    try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines, model_writer=model, model_type="bpe", vocab_size=vocab_size,
-            self_test_sample_size=0, character_coverage=1.0, num_threads=workers, split_digits=True,
-            allow_whitespace_only_pieces=True, byte_fallback=True, unk_surface=r" \342\201\207 ",
-            normalization_rule_name="identity", minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=(line for text in texts for line in text.splitlines() if line),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            self_test_sample_size=0,
+            character_coverage=1.0,
+            num_threads=workers,
+            split_digits=True,  # a number is its digits
+            allow_whitespace_only_pieces=True,
+            byte_fallback=True,  # a character without a piece is its bytes
+            unk_surface=r" \342\201\207 ",
+            normalization_rule_name="identity",  # the text stays as it is
+            minloglevel=2,
+        )
     except RuntimeError as error:
-        raise ValueError(f"sentencepiece: {str(error).rsplit('] ', 1)[-1]}") from None
-    path = own_tokenizer()
-    with atomic_write(path, "wb") as f:
+        raise InputError(f"sentencepiece: {str(error).rsplit('] ', 1)[-1]}") from None
+    with atomic_write(tokenizer_path(), "wb") as f:
         f.write(model.getvalue())
-    write_json(path.replace(".model", ".json"), {"corpus": name})
-    print(f"wrote {path}")
+    print(f"wrote {tokenizer_path()}")
 
 
-def own_tokenizer():
-    """Where train_vocab writes and pretokenize looks: data/tok4096.model, or beside a text of one's own."""
-    if tokenizer:
-        return tokenizer
-    if input:
-        return f"{vocab_source.rstrip('/')}.model"
-    return os.path.join(data_dir, f"tok{vocab_size}.model")
-
-
-def own_parts():
-    return max(2, min(SHARDS, os.path.getsize(input) // 20_000))
-
-
-def need_tokenizer(name):
-    """The tokenizer; trained where there is none, or where ours learned from other stories than these."""
-    path = own_tokenizer()
-    made_from = path.replace(".model", ".json")
-    if not tokenizer:
-        stale = os.path.exists(made_from) and read_json(made_from)["corpus"] != name
-        if stale:
-            print(f"{path} was trained on {read_json(made_from)['corpus']}: training it again on {name}")
-        if stale or not os.path.exists(path):
-            train_vocab()
-    return Tokenizer(path), path
+def tokenizer_path():
+    return tokenizer or f"{data_dir}/tok{vocab_size}.model"
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -206,32 +224,180 @@ def need_tokenizer(name):
 
 def pretokenize():
     """turn the stories into shards of token ids"""
-    if input:
-        if not os.path.exists(input):
-            raise ValueError(f"no file {input}")
-        if not vocab_source:
-            raise ValueError("--input needs --vocab_source=FOLDER, where the shards shall go")
-        name, parts = input, [(input, a, b) for a, b in cut(input, own_parts())]
-        if len(parts) < 2:
-            raise ValueError(f"{input} is one line: put {END} between its documents, some of which validate")
-    else:
-        need_stories()
-        name, parts = corpus_name(), [(path, 0, None) for path in story_files()]
-    tok, path = need_tokenizer(name)
+    ensure_stories()
+    if not os.path.exists(tokenizer_path()):
+        train_vocab()
+    tok = Tokenizer(tokenizer_path())
     if vocab_size and tok.n_words != vocab_size:
-        raise ValueError(f"--vocab_size={vocab_size}, but {path} has {tok.n_words} pieces")
-    folder = vocab_source or shard_folder(vocab_size, "custom" if vocab_size else "llama2", data_dir)
-    jobs = [{"name": f"data{i:02}", "source": part, "text_key": text_key} for i, part in enumerate(parts)]
-    build_shards(folder, jobs, encode_shard, tok, path, name, workers)
+        raise InputError(f"--vocab_size={vocab_size}, but {tok.name} has {tok.n_words} pieces")
+    folder = shard_folder(vocab_size, "custom" if vocab_size else "llama2", data_dir)
+    jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(story_files())]
+    write_shards(folder, jobs, process_shard, tok, tokenizer_path(), workers)
+
+
+def process_shard(job, tok, dtype):
+    """The ids of a file of stories, as write_shards wants them: (ids, no mask, counts)."""
+    ids, counts = encode_documents(read_texts(job["path"]), tok, dtype)
+    return ids, None, counts
+
+
+def encode_documents(texts, tok, dtype, eos=False):
+    """Texts -> the bytes of BOS, a text's ids, (EOS,) BOS, ..., and counts. None among them is left out."""
+    encode = text_encoder(tok, dtype)
+    begin = np.array([tok.bos_id] if tok.bos_id >= 0 else [], dtype).tobytes()
+    end = np.array([tok.eos_id] if eos and tok.eos_id >= 0 else [], dtype).tobytes()
+    counts = {"documents": 0, "bytes": 0, "tokens": 0, "skipped": 0}
+    parts = []
+    for text in texts:
+        if text is None:
+            counts["skipped"] += 1
+            continue
+        parts += (begin, encode(text), end)
+        counts["documents"] += 1
+        counts["bytes"] += len(tok.normalize(text).encode("utf-8"))
+    ids = b"".join(parts)
+    counts["tokens"] = len(ids) // np.dtype(dtype).itemsize
+    return ids, counts
+
+
+@functools.lru_cache(maxsize=1)  # a process keeps its words from one shard to the next
+def text_encoder(tok, dtype):
+    """
+    A function from a text to its ids as bytes, the same ids as tok.encode(text).
+
+    sentencepiece's BPE never merges across a space, where no piece has a space inside. So a text is the
+    pieces of its words, end to end, and nearly every word has been encoded before.
+    """
+
+    def encode(text):
+        return np.array(tok.encode_batch([text])[0], dtype).tobytes()
+
+    drops_spaces = tok.kind == "sentencepiece" and tok.encode("a b") == tok.encode(" a  b ")
+    if not drops_spaces or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
+        return encode
+    typecode = {"uint16": "H", "uint32": "I"}[dtype]
+    encode_word = functools.cache(lambda word: array(typecode, tok.encode(word)).tobytes())
+    # "▁" is how sentencepiece writes a space; in a text it is rare
+    return lambda text: encode(text) if "▁" in text else b"".join(map(encode_word, text.split(" ")))
+
+
+def write_shards(folder, jobs, process, tok, tokenizer_path, workers, **extra):
+    """
+    Write shards with a pool of processes, and meta.json, which says what they are; returns its content.
+
+    jobs     [{"name": "data07", "path": a source file, ...}]
+    process  process(job, tok, dtype) -> (ids, mask or None, counts), the first two as bytes, with a byte of
+             mask for each id; counts has "documents", "bytes", "tokens", and what else it likes
+    extra    goes into meta.json
+
+    Shards that were made from the same files by the same tokenizer are not made again, so that a run that
+    was killed resumes. InputError where the folder holds shards that were not written here.
+    """
+    record = {
+        "sources": {os.path.basename(job["path"]): file_state(job["path"]) for job in jobs},
+        "tokenizer": os.path.relpath(tokenizer_path, folder),  # the two may be moved together
+        "tokenizer_fingerprint": tok.fingerprint(),
+        "vocab_size": tok.n_words,
+        "dtype": "uint16" if tok.n_words <= 65536 else "uint32",
+        **extra,
+    }
+    meta_path, partial_path = f"{folder}/meta.json", f"{folder}/meta.partial.json"
+    before = next((read_json(path) for path in (partial_path, meta_path) if os.path.exists(path)), None)
+    if before is None and glob.glob(f"{glob.escape(folder)}/*.bin"):
+        raise InputError(f"{folder} holds shards, and no meta.json that says what they are: move them away")
+    shards = before["shards"] if before and record.items() <= before.items() else {}
+    shards = {name: counts for name, counts in shards.items() if files_are_there(folder, name, counts)}
+    missing = [job for job in jobs if job["name"] not in shards]
+    if not missing and os.path.exists(meta_path) and not os.path.exists(partial_path):
+        print(f"{folder} is up to date")
+        return before
+    write_json(partial_path, {**record, "shards": shards})  # from here on the folder is unfinished
+    if os.path.exists(meta_path):
+        print(f"{folder} is of other text, or of another tokenizer, or not complete: making it again")
+        os.remove(meta_path)
+    with ProcessPoolExecutor(workers, initializer=init_worker, initargs=(tok.state(),)) as pool:
+        futures = {pool.submit(make_shard, job, process, record["dtype"], folder): job for job in missing}
+        try:
+            for future in tqdm(as_completed(futures), "pretokenize", len(futures), unit="shard"):
+                shards[futures[future]["name"]] = future.result()
+                write_json(partial_path, {**record, "shards": shards})
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for path in glob.glob(f"{glob.escape(folder)}/data*.bin"):  # of an earlier, larger corpus
+        if os.path.basename(path)[:-4] not in shards:
+            os.remove(path)
+    first, *others = sorted(shards)
+    meta = {**record, "splits": {}, "shards": dict(sorted(shards.items()))}
+    for split, names in (("val", [first]), ("train", others)):
+        sums = {key: sum(shards[name][key] for name in names) for key in ("documents", "bytes", "tokens")}
+        meta["splits"][split] = sums
+        numbers = ", ".join(f"{value:,} {key}" for key, value in sums.items())
+        print(f"{folder}, {split}: {numbers}, {sums['bytes'] / max(1, sums['tokens']):.2f} bytes per token")
+    write_json(meta_path, meta)
+    os.remove(partial_path)
+    return meta
+
+
+def file_state(path):
+    """[size, time of the last change]: when a source's differs, its shards are made again."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def files_are_there(folder, name, counts):
+    """Whether the files of a shard are there, with the sizes that they had."""
+    sizes = {f"{folder}/{name}{ending}": size for ending, size in counts["files"].items()}
+    return all(os.path.exists(path) and os.path.getsize(path) == size for path, size in sizes.items())
+
+
+def init_worker(tokenizer_state):
+    """What each process of the pool does first."""
+    global worker_tok
+    exit_with_parent()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads inside each process are slower
+    worker_tok = Tokenizer(tokenizer_state)
+
+
+def exit_with_parent():
+    """End this process of a pool when the one that started it is killed; otherwise it would wait for ever."""
+
+    def watch():
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def make_shard(job, process, dtype, folder):
+    """Process a job and write its files; the .bin last. Runs in a process of the pool."""
+    ids, mask, counts = process(job, worker_tok, dtype)
+    if not counts["documents"]:
+        raise InputError(f"{job['path']}: there is no document in the part for {job['name']}")
+    files = {".bin": ids} if mask is None else {".mask": mask, ".bin": ids}
+    for ending, content in files.items():
+        with atomic_write(f"{folder}/{job['name']}{ending}", "wb") as f:
+            f.write(content)
+    return {**counts, "files": {ending: len(content) for ending, content in files.items()}}
+
+
+def read_meta(folder, vocab_size=None):
+    """The meta.json of a folder of shards; a folder without is llama2.c's. InputError: other vocabulary."""
+    if not glob.glob(f"{glob.escape(folder)}/*.bin") or os.path.exists(f"{folder}/meta.partial.json"):
+        raise InputError(f"no finished shards in {folder}: run pretokenize ({MAKERS})")
+    if not os.path.exists(f"{folder}/meta.json"):
+        print(f"{folder} has no meta.json: taking its shards for llama2.c's, uint16", file=sys.stderr)
+        return {"dtype": "uint16"}
+    meta = read_json(f"{folder}/meta.json")
+    if vocab_size and meta["vocab_size"] != vocab_size:
+        raise InputError(f"{folder} holds ids of a vocabulary of {meta['vocab_size']}, not {vocab_size}")
+    return meta
 
 
 def shard_folder(vocab_size, vocab_source, data_dir="data"):
-    """
-    'custom' -> data/tok4096; 'llama2' -> beside the stories, as in llama2.c; any other vocab_source is a
-    folder itself.
-    """
+    """'custom' -> data/tok4096; 'llama2' -> beside the stories, as in llama2.c; else vocab_source itself."""
     known = {"custom": f"tok{vocab_size}", "llama2": STORIES}
-    return os.path.join(data_dir, known[vocab_source]) if vocab_source in known else vocab_source
+    return f"{data_dir}/{known[vocab_source]}" if vocab_source in known else vocab_source
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -240,43 +406,40 @@ def shard_folder(vocab_size, vocab_source, data_dir="data"):
 
 class PretokDataset(torch.utils.data.Dataset):
     """
-    The chunks of a split, read from memory-mapped shards: item i is (x, y), int64 of (max_seq_len,),
-    where y is x one token later; in shards for fine-tuning, y is -1 where there is nothing to learn.
-    `len` is one epoch.
+    The chunks of a split, read from memory-mapped shards: item i is (x, y), int64 of (max_seq_len,), where y
+    is x one token later. In shards for fine-tuning, y is -1 where there is nothing to learn. `len` is one
+    epoch.
 
     split         'train': all shards but the first; 'val' or 'test': the first
     vocab_source  'custom': data/tok<vocab_size>; 'llama2': beside the stories; or a folder of shards
-    ValueError where the shards are not what was asked for, or hold ids outside the vocabulary.
+    InputError where the shards are not what was asked for, or hold ids outside the vocabulary.
     """
 
     def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337):
-        self.max_seq_len, self.vocab_size, self.seed = max_seq_len, vocab_size, seed
+        self.max_seq_len = max_seq_len
+        self.vocab_size = vocab_size
+        self.seed = seed
         self.folder = shard_folder(vocab_size, vocab_source, data_dir)
         self.meta = read_meta(self.folder, vocab_size)
-        paths = sorted(glob.glob(os.path.join(glob.escape(self.folder), "*.bin")))
+        paths = sorted(glob.glob(f"{glob.escape(self.folder)}/*.bin"))
         self.paths = paths[1:] if split == "train" else paths[:1]
         if not self.paths:
-            raise ValueError(f"no shards for {split} in {self.folder}: pretokenize first ({MAKERS})")
-        row = self.meta.get("row_len")
-        self.masked = row is not None  # shards for fine-tuning
-        if self.masked and row != max_seq_len:
-            raise ValueError(f"{self.folder} has rows of {row}: give --max_seq_len={row}")
-        self.stride = max_seq_len + self.masked  # chunks of running text share a token
+            raise InputError(f"no shards for {split} in {self.folder}: run pretokenize ({MAKERS})")
+        row_len = self.meta.get("row_len")
+        self.masked = row_len is not None  # shards for fine-tuning
+        if self.masked and row_len != max_seq_len:
+            raise InputError(f"{self.folder} has rows of {row_len}: give --max_seq_len={row_len}")
+        self.stride = max_seq_len + self.masked  # chunks of running text share a token, rows do not
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
-        for path, ids, mask in zip(self.paths, self.ids, self.masks or ()):
-            if len(ids) != len(mask):
-                raise ValueError(f"{path} has {len(ids)} ids, and {len(mask)} bytes of mask beside it")
-        self.ends = np.cumsum([(len(m) - (not self.masked)) // self.stride for m in self.ids])
+        self.ends = np.cumsum([(len(ids) - (not self.masked)) // self.stride for ids in self.ids])
         self._order = {}
 
     def _open(self, path, dtype):
-        size = os.path.getsize(path)
-        if size % np.dtype(dtype).itemsize:
-            raise ValueError(f"{path}: {size} bytes are no whole number of {dtype} ids")
-        if size // np.dtype(dtype).itemsize <= self.max_seq_len:
-            raise ValueError(f"{path} is shorter than one sequence of {self.max_seq_len} + 1 tokens")
-        return np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+        ids = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+        if len(ids) <= self.max_seq_len:
+            raise InputError(f"{path} is shorter than one sequence of {self.max_seq_len} + 1 tokens")
+        return ids
 
     def __len__(self):
         return int(self.ends[-1])
@@ -284,9 +447,10 @@ class PretokDataset(torch.utils.data.Dataset):
     def __getitem__(self, index):
         """An int gives (T,), (T,); a sequence of B ints gives (B, T), (B, T)."""
         chunks = np.stack([self._chunk(i) for i in np.atleast_1d(index)])  # (B, 2, T + 1)
-        x, y = chunks[..., 0, :-1], chunks[..., 1, 1:]
         if np.ndim(index) == 0:
-            x, y = x[0], y[0]
+            chunks = chunks[0]  # (2, T + 1)
+        x = chunks[..., 0, :-1]
+        y = chunks[..., 1, 1:]
         return torch.from_numpy(x.copy()), torch.from_numpy(y.copy())
 
     def _chunk(self, i):
@@ -294,11 +458,12 @@ class PretokDataset(torch.utils.data.Dataset):
             raise IndexError(i)
         shard = int(np.searchsorted(self.ends, i, side="right"))
         start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
-        x = self.ids[shard][start : start + self.max_seq_len + 1].astype(np.int64)
+        end = start + self.max_seq_len + 1
+        x = self.ids[shard][start:end].astype(np.int64)
         if x.max() >= self.vocab_size:
             where = f"{self.paths[shard]}: id {x.max()} at {start + x.argmax()}"
-            raise ValueError(f"{where} is outside the vocabulary of {self.vocab_size}")
-        y = np.where(self.masks[shard][start : start + len(x)], x, -1) if self.masked else x
+            raise InputError(f"{where} is outside the vocabulary of {self.vocab_size}")
+        y = np.where(self.masks[shard][start:end], x, -1) if self.masked else x
         return np.stack((x, y))
 
     def order(self, epoch):
@@ -309,9 +474,9 @@ class PretokDataset(torch.utils.data.Dataset):
 
     def batches(self, batch_size, start=0, rank=0, world_size=1):
         """
-        Endless lists of batch_size chunk numbers: those of batches start * world_size + rank, ... +
-        world_size, ... of the one global order. Every rank reads a part of its own, each chunk comes once
-        an epoch, and `start` is where to go on.
+        Endless lists of batch_size chunk numbers. The run's batches stand in one order over all epochs, and
+        rank r reads the batches r, r + world_size, ... of them, from the `start`-th of its own on. So each
+        chunk comes once an epoch, no rank reads what another reads, and a run can resume anywhere.
         """
         batch = start * world_size + rank
         while True:
@@ -319,33 +484,28 @@ class PretokDataset(torch.utils.data.Dataset):
             yield [int(self.order(p // len(self))[p % len(self)]) for p in positions]
             batch += world_size
 
-    def __iter__(self):
-        """The chunks in the order of the run, epoch after epoch, without end."""
-        return (self[i] for batch in self.batches(1) for i in batch)
-
 
 class Task:
     @staticmethod
     def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):
         """
-        Endless (x, y), each (batch_size, max_seq_len) on `device`. start=N goes on where N batches of
-        this rank ended; the other arguments are PretokDataset's. The number of workers changes nothing
-        but the speed.
+        Endless (x, y), each (batch_size, max_seq_len) on `device`. start=N resumes after N batches of this
+        rank; the other arguments are PretokDataset's. The number of workers changes nothing but the speed.
         """
         dataset = PretokDataset(**dataset_kwargs)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         cuda = str(device).startswith("cuda")
         loader = torch.utils.data.DataLoader(
-            dataset, batch_size=None, sampler=dataset.batches(batch_size, start, rank, world_size),
-            num_workers=num_workers, pin_memory=cuda,
-        )  # fmt: skip
-        try:
-            for x, y in loader:
-                yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)
-        except ValueError as error:  # from a worker process it comes with its traceback in the text
-            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+            dataset,
+            batch_size=None,  # the sampler yields whole batches
+            sampler=dataset.batches(batch_size, start, rank, world_size),
+            num_workers=num_workers,
+            pin_memory=cuda,
+        )
+        for x, y in loader:
+            yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)
 
 
 if __name__ == "__main__":
-    config = override(globals(), VERBS)
-    globals()[config["verb"]]()
+    given = override(globals(), COMMANDS)
+    globals()[given["command"]]()

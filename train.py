@@ -1,31 +1,25 @@
 """
-Pretraining (or fine-tuning, which is pretraining with some targets masked): shards of ids -> a model.
+Pretraining, and fine-tuning, which is pretraining with some of the targets masked: shards of ids -> a model.
 
 Reads  a folder of shards (tinystories.py pretokenize; prepare_data.py pretokenize, pretokenize_sft)
-Writes output/ckpt.pt    the weights that were best on the validation split; what sample.py reads
-       output/last.pt    the newest state, every save_interval steps and at the end; what resuming reads
+Writes output/ckpt.pt    the model that was best on the validation split
+       output/last.pt    the newest state, every save_interval steps and at the end, from which a run resumes
        output/log.jsonl  a JSON object for each logged step and each evaluation
        output/loss.png   where matplotlib is installed
 
-    python train.py --batch_size=8                     the tutorial's model: 8.5M weights, 100,000 steps
-    python train.py --eval_only --init_from=output/ckpt.pt    only measure a checkpoint
-    python train.py --init_from=resume                 go on, with the checkpoint's knobs but for those given
-    torchrun --standalone --nproc_per_node=8 train.py  on 8 GPUs: the same global batches, shared among them
-    TORCH_SHARE_RDZV_TCP_STORE=0 torchrun --nnodes=2 --nproc_per_node=8 --max_restarts=3 --rdzv_id=NAME \\
-        --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 train.py    on each of 2 machines; HOST is one of them
+    python train.py --batch_size=8                     the tutorial's model: 8.5M parameters, 100,000 steps
+    python train.py --init_from=resume                 resume the run in output/, with its options
+    python train.py --init_from=output/ckpt.pt --out_dir=output_sft --vocab_source=data/belle_sft    fine-tune
+    python train.py --init_from=output/ckpt.pt --eval_only              evaluate a checkpoint
+    torchrun --standalone --nproc_per_node=4 train.py                   on 4 GPUs: the same global batches
 
-Ctrl-C (or SIGTERM) ends the run after the step or evaluation at hand, saves it, and says how to go on; so
-does one sent to torchrun, which allows 30 seconds for it. `--help` lists the knobs. What is promised:
-- A run stopped at any moment, by `kill -9` or a power cut too, goes on from its last saved step and ends with
-  the weights, bit by bit, and the log of an undisturbed one: on a CPU, in float32, with one process and one
-  number of threads. On a GPU, or with another number of processes, it is the same run within rounding.
-- Under torchrun a process that dies ends the others; with --max_restarts=3 they start again, and go on from
-  last.pt if this very torchrun wrote it (--standalone, or an --rdzv_id not used before, tells). Several
-  machines must see one out_dir and one data_dir, and share no store, or a restart may look for the dead.
-  A machine that vanishes without closing its connections is noticed only when torch's own time runs out
-  (10 minutes with NCCL).
-- A step whose gradients are not finite changes nothing and is counted; three in a row (in float16, where the
-  scaler needs some to find its scale: with an infinite loss, or forty) end the run, and last.pt stays.
+gradient_accumulation_steps counts the micro-batches of all processes together, so it must be a multiple of
+their number. Several machines (torchrun --nnodes=2 ...) need an out_dir and a data_dir that all of them see.
+
+Ctrl-C (or SIGTERM) ends the run after the step at hand and saves it. A run that is killed at any moment
+resumes from its last saved step, and ends with the same weights, to the bit, and the same log as an
+undisturbed one: on a CPU, in float32, with one process and one number of threads; elsewhere it is the same
+within rounding. A step whose gradients are not finite is skipped; three in a row end the run.
 """
 
 import contextlib
@@ -44,17 +38,14 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-import model as M
-from checkpoints import build_model, load_checkpoint, newest_state, plain_args, save_checkpoint
-from configurator import atomic_write, given, need, override, remove_leftovers
-from devices import autocast, device_name, find_device, find_dtype, join_processes, try_compile
-from extras.plot import draw
-from shards import read_meta
-from tinystories import Task, shard_folder
+from configurator import InputError, atomic_write, options, override
+from devices import autocast, device_name, find_device, find_dtype, init_distributed, peak_flops, try_compile
+from model import ModelArgs, Transformer, load_checkpoint, model_args_dict
+from tinystories import PretokDataset, Task, read_meta, shard_folder
 from tokenizer import Tokenizer
 
 # what is written, and how often
-out_dir = "output"  # folder for checkpoints and the log
+out_dir = "output"  # folder for checkpoints and the log; a new run needs one without a run
 eval_interval = 2000  # steps between evaluations
 log_interval = 1  # steps between two rows of the log
 save_interval = 500  # steps between two states of last.pt
@@ -62,13 +53,12 @@ eval_iters = 100  # batches of each split that an evaluation averages over
 eval_only = False  # evaluate once and stop
 always_save_checkpoint = False  # write ckpt.pt at every evaluation, not only at the best
 init_from = "scratch"  # scratch | resume | PATH: random weights, the run in out_dir, a checkpoint's weights
-wandb_log = False  # also send the log to Weights & Biases
 # data
 batch_size = 8  # sequences in a micro-batch
 max_seq_len = 256  # tokens in a sequence
-vocab_source = "custom"  # llama2 | custom | PATH: data/tok0, data/tok<vocab_size>, or a folder of shards
-vocab_size = 4096  # which tokenizer's shards; of a folder, what its meta.json says
-data_dir = "data"  # where they lie
+vocab_source = "custom"  # llama2 | custom | PATH: shards beside the stories, in data/tok4096, in a folder
+vocab_size = 4096  # of the tokenizer; for a folder of shards, what its meta.json says
+data_dir = "data"  # the folder of the shards' folder
 # model
 dim = 288  # width
 n_layers = 8  # blocks
@@ -79,88 +69,103 @@ dropout = 0.0  # probability; for pretraining on much text 0 is good
 # optimizer
 optimizer = "adamw"  # adamw | muon: Muon for the matrices of the blocks, AdamW for the rest
 gradient_accumulation_steps = 4  # micro-batches in a step, over all processes
-learning_rate = 5e-4  # the schedule's highest
+learning_rate = 5e-4  # the highest of the schedule
 max_iters = 100000  # steps
 weight_decay = 1e-1  # on matrices only
-beta1 = 0.9  # AdamW's memory of the gradient
-beta2 = 0.95  # and of its square
+beta1 = 0.9  # AdamW: decay of the mean of the gradients
+beta2 = 0.95  # AdamW: decay of the mean of their squares
 grad_clip = 1.0  # gradients longer than this are scaled down to it; 0 is off
 # learning rate
 decay_lr = True  # False: constant after the warmup
 warmup_iters = 1000  # steps of linear warmup
-schedule = "cosine"  # cosine | linear: half a cosine to 0; or constant, then linear to 0 over the last 40 %
+schedule = "cosine"  # cosine | wsd | linear: to 0; wsd is constant, then linear over the last 40 %
 # system
 device = "auto"  # auto is cuda, mps or cpu, the first that is there; or name one: cuda:1
 dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products, where the device is fast at it
-compile = "auto"  # auto | true | false: torch.compile; auto falls back where it does not work
-num_workers = 0  # processes that read ahead; a batch takes 0.1 ms to read, so 0 is enough
+compile = "auto"  # auto | true | false: torch.compile; auto trains without where it does not work
+num_workers = 0  # processes that read ahead; reading a sequence takes 0.02 ms, so 0 is enough
 seed = 1337  # of the weights, the order of the data, and dropout
 
-config = override(globals())
+# what a run that resumes cannot change: the model, and the order of the data
+FIXED = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "optimizer", "batch_size", "max_seq_len",
+         "gradient_accumulation_steps", "seed")  # fmt: skip
+
+given = override(globals())
+option_names = tuple(options(globals()))
+if min(batch_size, max_seq_len, gradient_accumulation_steps, eval_interval, log_interval, save_interval) < 1:
+    raise InputError("batch_size, max_seq_len, gradient_accumulation_steps and the intervals are at least 1")
 
 
-def say(text):
+def print0(text):
     """Print a line from the first process only, above the progress bar."""
     if rank == 0:
         tqdm.write(text)
 
 
 # --------------------------------------------------------------------------------------------------------
-# where we are: one process, or one of several
+# the run: a new one, or one that resumes
 
-rank, world_size, device, restarts = join_processes(find_device(device))
-checkpoint, last = None, os.path.join(out_dir, "last.pt")
-torchrun_id = os.environ.get("TORCHELASTIC_RUN_ID", "")  # stays the same when torchrun starts us again
-if restarts and os.path.exists(last):
-    if load_checkpoint(last, mmap=True).get("torchrun_id") == torchrun_id:  # and not an older run's
-        init_from = "resume"
+rank, world_size, device = init_distributed(find_device(device))
+paths = {name: os.path.join(out_dir, name) for name in ("last.pt", "ckpt.pt", "log.jsonl", "loss.png")}
+present = [paths[name] for name in ("last.pt", "ckpt.pt") if os.path.exists(paths[name])]
+checkpoint = None
 if init_from == "resume":
-    checkpoint = newest_state(out_dir)
-    kept = {k: v for k, v in checkpoint.get("config", {}).items() if k in config and k not in given}
-    kept = {k: v for k, v in kept.items() if k not in ("init_from", "out_dir", "device", "eval_only")}
-    globals().update(kept)
-    config |= kept
+    if not present:
+        raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
+    checkpoint = load_checkpoint(present[0])
+    if "optimizer" not in checkpoint:
+        raise InputError(f"{present[0]} holds no run: give --init_from={present[0]} and another --out_dir")
+    for name, value in checkpoint["config"].items():
+        if name in FIXED and given.get(name, value) != value:
+            raise InputError(f"the run in {out_dir} has --{name}={value}: another value needs a new run")
+        if name in option_names and name not in (*given, "init_from", "out_dir", "device", "eval_only"):
+            globals()[name] = value
+elif present and not eval_only:
+    raise InputError(f"{out_dir} holds a run: resume it with --init_from=resume, or give another --out_dir")
 elif init_from != "scratch":
     checkpoint = load_checkpoint(init_from)
 
 if gradient_accumulation_steps % world_size:
-    raise ValueError(
-        f"gradient_accumulation_steps={gradient_accumulation_steps} does not divide by {world_size} processes"
+    raise InputError(
+        f"{world_size} processes need gradient_accumulation_steps to be a multiple of {world_size}, "
+        f"not {gradient_accumulation_steps}"
     )
-accumulation = gradient_accumulation_steps // world_size  # a process's share: the global batch stays
-wanted, dtype = dtype, find_dtype(dtype, device)
-if wanted != dtype:
-    say(f"{wanted} is slow on this {device}: taking {dtype}")
+grad_accum_steps = gradient_accumulation_steps // world_size  # of this process
+requested_dtype = dtype
+dtype = find_dtype(dtype, device)
+if dtype != requested_dtype:
+    print0(f"{requested_dtype} is slow on this {device}: taking {dtype}")
 
 # --------------------------------------------------------------------------------------------------------
 # data
 
 folder = shard_folder(vocab_size, vocab_source, data_dir)
 meta = read_meta(folder, vocab_size if vocab_source == "custom" or "vocab_size" in given else None)
-config["vocab_size"] = vocab_size = meta.get("vocab_size", vocab_size)
-if "max_seq_len" not in given:  # rows for fine-tuning have their length, a checkpoint's model its context
-    known = checkpoint["model_args"].get("max_seq_len") if checkpoint else None
-    config["max_seq_len"] = max_seq_len = meta.get("row_len") or known or max_seq_len
-tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
+vocab_size = meta.get("vocab_size", vocab_size)
+if init_from != "resume" and "max_seq_len" not in given:
+    model_context = checkpoint["model_args"].get("max_seq_len") if checkpoint else None
+    max_seq_len = meta.get("row_len") or model_context or max_seq_len
 if checkpoint and checkpoint["model_args"]["vocab_size"] != vocab_size:
-    raise ValueError(
-        f"the model has {checkpoint['model_args']['vocab_size']} ids, {folder} has {vocab_size}"
-    )
+    model_vocab = checkpoint["model_args"]["vocab_size"]
+    raise InputError(f"the model has a vocabulary of {model_vocab}, but {folder} one of {vocab_size}")
 
 tok = None
 if checkpoint and checkpoint.get("tokenizer"):
     tok = Tokenizer(checkpoint["tokenizer"])
 elif "tokenizer" in meta:
-    tok = Tokenizer(os.path.normpath(os.path.join(folder, meta["tokenizer"])))
+    tok = Tokenizer(os.path.join(folder, meta["tokenizer"]))
 if tok and tok.fingerprint() != meta.get("tokenizer_fingerprint", tok.fingerprint()):
-    raise ValueError(f"{folder} was made with another tokenizer than {tok.name}")
+    raise InputError(f"the shards in {folder} were made by another tokenizer than {tok.name}")
 
 
-def batches(split, start=0, order_seed=seed):
+shards = {"vocab_size": vocab_size, "vocab_source": vocab_source, "data_dir": data_dir}
+shards["max_seq_len"] = max_seq_len
+num_chunks = {split: len(PretokDataset(split, **shards)) for split in ("train", "val")}
+
+
+def iter_batches(split, start=0, seed=seed):
     """Endless (x, y) of (batch_size, max_seq_len); see Task.iter_batches."""
-    source = {"vocab_size": vocab_size, "vocab_source": vocab_source, "data_dir": data_dir}
-    what = {"split": split, "max_seq_len": max_seq_len, "seed": order_seed}
-    return Task.iter_batches(batch_size, device, num_workers, start, **what, **source)
+    return Task.iter_batches(batch_size, device, num_workers, start, split=split, seed=seed, **shards)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -169,48 +174,55 @@ def batches(split, start=0, order_seed=seed):
 torch.manual_seed(seed)
 torch.set_float32_matmul_precision("high")  # TF32 on CUDA
 if checkpoint:
-    raw_model = build_model(checkpoint, max_seq_len=max_seq_len, dropout=dropout)
+    raw_model = Transformer.from_checkpoint(checkpoint, max_seq_len=max_seq_len, dropout=dropout)
 else:
-    shape = {"dim": dim, "n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
-    limits = {"multiple_of": multiple_of, "max_seq_len": max_seq_len, "dropout": dropout}
-    raw_model = M.Transformer(M.ModelArgs(vocab_size=vocab_size, **shape, **limits))
+    try:
+        args = ModelArgs(
+            dim=dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, vocab_size=vocab_size,
+            multiple_of=multiple_of, max_seq_len=max_seq_len, dropout=dropout,
+        )  # fmt: skip
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    raw_model = Transformer(args)
 raw_model.to(device)
-optimizers = raw_model.configure_optimizers(weight_decay, learning_rate, (beta1, beta2), device, optimizer)
-# float16 has no small numbers: the loss is scaled up, so that gradients do not become 0. In any dtype the
-# scaler leaves out a step whose gradients are not finite.
-scale = {} if dtype == "float16" else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
-scaler = torch.amp.GradScaler(device.split(":")[0], **scale)
-step, best_val_loss = 0, math.inf
+betas = (beta1, beta2)
+if optimizer == "muon":
+    from extras.muon import configure_muon
+
+    optimizers = configure_muon(raw_model, weight_decay, learning_rate, betas, device)
+else:
+    optimizers = [raw_model.configure_optimizers(weight_decay, learning_rate, betas, device)]
+# float16 has no small numbers: the loss is scaled up, so that gradients do not become 0.
+scaler = torch.amp.GradScaler(device.split(":")[0], enabled=dtype == "float16")
+step = 0  # steps that are done; called iter_num in checkpoints, as in nanoGPT's and llama2.c's
+best_val_loss = math.inf
 if init_from == "resume":
-    step, best_val_loss = checkpoint["iter_num"], float(checkpoint["best_val_loss"])
-    states = [checkpoint["optimizer"], checkpoint.get("muon")]
-    if (states[1] is None) != (len(optimizers) == 1):
-        raise ValueError(f"{out_dir} holds a run with another optimizer than {optimizer}")
-    for o, state in zip(optimizers, states):
+    step = checkpoint["iter_num"]
+    best_val_loss = checkpoint["best_val_loss"]
+    for o, state in zip(optimizers, [checkpoint["optimizer"], checkpoint.get("muon")]):
+        new_options = [{k: v for k, v in group.items() if k != "params"} for group in o.param_groups]
         o.load_state_dict(state)
-    scaler.load_state_dict(checkpoint.get("scaler", {}) or scaler.state_dict())
-    if "rng" in checkpoint:
-        torch.set_rng_state(checkpoint["rng"]["torch"])
-        if device.startswith("cuda") and "cuda" in checkpoint["rng"]:
-            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"], device)
-checkpoint = None  # its memory is needed
+        for group, new in zip(o.param_groups, new_options):
+            group.update(new)  # another --weight_decay takes effect
+    scaler.load_state_dict(checkpoint["scaler"])
+    torch.set_rng_state(checkpoint["rng"]["torch"])
+checkpoint = None  # frees its memory
 
 # The compiled model shares its weights with raw_model, which evaluates, samples and is saved: so no
-# checkpoint ever has torch.compile's `_orig_mod.` in its names.
-model = try_compile(raw_model, compile, device, say)
-if dist.is_initialized():
-    dist.all_gather_object(steps := [None] * world_size, step)
-    if len(set(steps)) > 1:
-        raise ValueError(f"the processes would go on at steps {steps}: let all machines see one {out_dir}")
-    model = DistributedDataParallel(model, device_ids=[device] if device.startswith("cuda") else None)
+# checkpoint has torch.compile's prefix `_orig_mod.` in its names.
+model = try_compile(raw_model, compile, device, print0)
+if world_size > 1:
+    gpu = [device] if device.startswith("cuda") else None
+    model = DistributedDataParallel(model, device_ids=gpu, broadcast_buffers=False)
 
-say(
-    f"{raw_model.num_params():,} weights; {gradient_accumulation_steps} micro-batches x {batch_size} "
-    f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens a step; {device_name(device)}, {dtype}"
+tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
+epochs = max_iters * tokens_per_step / (num_chunks["train"] * max_seq_len)
+config = {name: globals()[name] for name in option_names}
+print0(
+    f"{raw_model.num_params():,} parameters; {gradient_accumulation_steps} micro-batches x {batch_size} "
+    f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens per step; {max_iters:,} steps are "
+    f"{epochs:.1f} epochs; {device_name(device)}, {dtype}"
 )
-if init_from == "resume":
-    say(f"going on with step {step} of {out_dir}")
-
 
 # --------------------------------------------------------------------------------------------------------
 # the small functions
@@ -222,207 +234,208 @@ def get_lr(it):
         return learning_rate * (it + 1) / (warmup_iters + 1)
     if not decay_lr:
         return learning_rate
-    done = (it - warmup_iters) / max(1, max_iters - warmup_iters)  # 0 .. 1
-    return learning_rate * (
-        (1 + math.cos(math.pi * done)) / 2 if schedule == "cosine" else min(1, (1 - done) / 0.4)
-    )
+    progress = (it - warmup_iters) / max(1, max_iters - warmup_iters)  # 0 .. 1
+    if schedule == "cosine":
+        return learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    if schedule == "wsd":  # warmup, stable, decay: MiniCPM, arXiv:2404.06395
+        return learning_rate * min(1, (1 - progress) / 0.4)
+    return learning_rate * (1 - progress)
 
 
 @torch.no_grad()
-def evaluate():
-    """{"train_loss", "val_loss", "val_bpb"}: means over eval_iters batches, shared among the processes."""
+def estimate_loss():
+    """{"train_loss", "val_loss", "val_bpb"}: means over eval_iters batches, or all that the split has."""
     raw_model.eval()
     result = {}
-    # Fresh batches of the training data at every evaluation, the same ones of the validation data.
+    # New batches of the training data at every evaluation, the same ones of the validation data.
     for split, order_seed in (("train", seed + 1 + step), ("val", seed)):
-        total = torch.zeros(2, dtype=torch.float64)
-        for _, (x, y) in zip(range(rank, eval_iters, world_size), batches(split, order_seed=order_seed)):
+        total = torch.zeros(2, dtype=torch.float64)  # loss summed over the targets, number of targets
+        num_batches = min(eval_iters, max(1, num_chunks[split] // batch_size))
+        for _, (x, y) in zip(range(rank, num_batches, world_size), iter_batches(split, seed=order_seed)):
             with autocast(device, dtype):
-                loss = raw_model(x, y)[1]
+                loss = raw_model(x, y)
             count = (y >= 0).sum().item()
             total += torch.tensor([loss.item() * count, count], dtype=torch.float64)
-        if dist.is_initialized():
+        if world_size > 1:
             total = total.to(torch.float32).to(device)
             dist.all_reduce(total)
         result[f"{split}_loss"] = (total[0] / total[1]).item()
     raw_model.train()
-    if "splits" in meta:  # nats a token -> bits a byte, which does not depend on the tokenizer
+    if "splits" in meta:  # nats per token -> bits per byte, which do not depend on the tokenizer
         val = meta["splits"]["val"]
         result["val_bpb"] = result["val_loss"] / math.log(2) * val["tokens"] / val["bytes"]
     return result
 
 
-def save(name):
-    """Write a checkpoint: all that a resume needs, as plain types and tensors (torch.load's weights_only)."""
-    if not all(p.isfinite().all() for p in raw_model.parameters()):
-        return  # the older state is the better one
-    os.fsync(log_file.fileno())  # a power cut must not lose the log of steps whose state is kept
+def evaluate():
+    """Estimate the losses, log them, write a story, and keep the model if it is the best so far."""
+    global best_val_loss
+    losses = estimate_loss()
+    log({"step": step, **losses})
+    print0(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
+    if rank == 0 and tok:
+        print_story()
+    if step > 0 and (losses["val_loss"] < best_val_loss or always_save_checkpoint):
+        best_val_loss = min(best_val_loss, losses["val_loss"])
+        save_checkpoint("ckpt.pt")
+    if rank == 0 and importlib.util.find_spec("matplotlib"):
+        from extras.plot import draw
+
+        draw([paths["log.jsonl"]], paths["loss.png"])
+
+
+def print_story():
+    """What the model writes by now, from nothing but BOS."""
+    generator = torch.Generator(device).manual_seed(seed)  # the run's own random numbers stay as they are
+    start = torch.tensor([[max(tok.bos_id, 0)]], device=device)
+    raw_model.eval()
+    with autocast(device, dtype):
+        length = min(120, max_seq_len)
+        ids = raw_model.generate(start, length, 0.8, None, 0.9, {tok.bos_id, tok.eos_id}, generator)
+    raw_model.train()
+    print0("    " + tok.decode(ids[0].tolist()).replace("\n", "\n    "))
+
+
+def save_checkpoint(name):
+    """Write all that a resumed run needs, as plain types and tensors (torch.load's weights_only)."""
+    if rank > 0:
+        return
+    os.fsync(log_file.fileno())  # the log of the steps that are saved must survive a power cut, too
     state = {
         "model": raw_model.state_dict(),
-        "model_args": plain_args(raw_model.args),
+        "model_args": model_args_dict(raw_model.args),
         "config": config,
         "iter_num": step,
         "best_val_loss": best_val_loss,
         "optimizer": optimizers[0].state_dict(),
+        "muon": optimizers[1].state_dict() if optimizer == "muon" else None,
         "scaler": scaler.state_dict(),
         "rng": {"torch": torch.get_rng_state()},
         "tokenizer": tok.state() if tok else None,
-        "torchrun_id": torchrun_id,
     }
-    if len(optimizers) > 1:
-        state["muon"] = optimizers[1].state_dict()
-    if device.startswith("cuda"):
-        state["rng"]["cuda"] = torch.cuda.get_rng_state(device)
-    save_checkpoint(state, os.path.join(out_dir, name))
+    with atomic_write(paths[name], "wb") as f:
+        torch.save(state, f)
+
+
+def open_log():
+    """The log to append to. Of a run that resumes, rows of steps that will be done again are dropped."""
+    rows = []
+    if init_from == "resume" and os.path.exists(paths["log.jsonl"]):
+        with open(paths["log.jsonl"], encoding="utf-8") as f:
+            rows = [line for line in f if line.endswith("}\n") and json.loads(line)["step"] < step]
+    with atomic_write(paths["log.jsonl"]) as f:
+        f.writelines(rows)
+    return open(paths["log.jsonl"], "a", encoding="utf-8")
 
 
 def log(row):
     if rank == 0:
-        row = {k: v if math.isfinite(v) else None for k, v in row.items()}  # JSON knows no NaN
+        row = {key: x if math.isfinite(x) else None for key, x in row.items()}  # JSON has no NaN
         log_file.write(json.dumps(row) + "\n")
         log_file.flush()
-        if wandb_log:
-            wandb.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
-
-
-def show_story():
-    """What the model writes by now, from nothing but BOS."""
-    generator = torch.Generator(device).manual_seed(seed)  # leaves the run's own random numbers alone
-    start = torch.tensor([[tok.bos_id if tok.bos_id >= 0 else 0]], device=device)
-    raw_model.eval()
-    with autocast(device, dtype):
-        stops = {tok.bos_id, tok.eos_id}
-        ids = raw_model.generate(start, min(120, max_seq_len), 0.8, None, 0.9, stops, generator)
-    raw_model.train()
-    say("    " + tok.decode(ids[0].tolist()).replace("\n", "\n    "))
-
-
-# --------------------------------------------------------------------------------------------------------
-# the work
-
-if eval_only:
-    say(json.dumps({"step": step, **evaluate()}))
-    sys.exit(0)
-if init_from == "resume" and step >= max_iters:
-    say(f"{out_dir} is finished: {step} of {max_iters} steps. A larger --max_iters goes on.")
-    sys.exit(0)
-
-log_path = os.path.join(out_dir, "log.jsonl")
-if rank == 0:
-    os.makedirs(out_dir, exist_ok=True)
-    remove_leftovers(out_dir)
-    rows = []
-    if init_from == "resume" and os.path.exists(log_path):
-        with open(log_path, encoding="utf-8", errors="replace") as f:
-            rows = f.read().splitlines()
-    with atomic_write(log_path) as f:  # what came after the state that we go on from will come again
-        f.writelines(row + "\n" for row in rows if row.endswith("}") and json.loads(row)["step"] < step)
-    log_file = open(log_path, "a", encoding="utf-8")
-    if wandb_log:
-        wandb = need("wandb", "--wandb_log")
-        wandb.init(project="tiny-llm", config=config, dir=out_dir)
-
-stopping = []  # the signals that have come
 
 
 def on_signal(number, _):
-    stopping.append(number)
+    signals.append(number)
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-    if rank == 0:  # print() is not for signal handlers
-        os.write(2, b"\nstopping after the step or evaluation at hand; a second signal ends it at once\n")
+    if rank == 0:
+        os.write(2, b"\nstopping after this step or evaluation; a second signal stops at once\n")
 
 
+# --------------------------------------------------------------------------------------------------------
+# the loop
+
+if eval_only:
+    print0(json.dumps({"step": step, **estimate_loss()}))
+    sys.exit(0)
+if step >= max_iters:
+    print0(f"{out_dir} is finished: {step} of {max_iters} steps; a larger --max_iters continues it")
+    sys.exit(0)
+if rank == 0:
+    log_file = open_log()
+signals = []
 signal.signal(signal.SIGINT, on_signal)
 signal.signal(signal.SIGTERM, on_signal)
 
-data = batches("train", start=step * accumulation)
-x, y = next(data)
-stop, last_log, last_time = False, step, time.time()
-skipped = bad_run = torch.zeros((), dtype=torch.long, device=device)  # all bad steps; those in a row
-bar = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
+batches = iter_batches("train", start=step * grad_accum_steps)
+stop = False
+skipped = 0
+skipped_in_a_row = 0
+first_step = step
+last_logged = step
+seconds = 0.0  # of training since the last logged step
+progress = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
 while True:
-    began = time.time()
     if step == max_iters or (step % eval_interval == 0 and not stop):
-        result = evaluate()
-        log({"step": step, **result})
-        say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in result.items()))
-        if rank == 0:
-            if tok and math.isfinite(result["val_loss"]):
-                show_story()
-            if step > 0 and (result["val_loss"] < best_val_loss or always_save_checkpoint):
-                best_val_loss = min(best_val_loss, result["val_loss"])
-                save("ckpt.pt")
-            if importlib.util.find_spec("matplotlib"):
-                draw([log_path], os.path.join(out_dir, "loss.png"))
-    leaving = stop or step == max_iters
-    if rank == 0 and step > 0 and (leaving or step % save_interval == 0):
-        save("last.pt")
-    if leaving:
+        evaluate()
+    if step > 0 and (step == max_iters or stop or step % save_interval == 0):
+        save_checkpoint("last.pt")
+    if step == max_iters or stop:
         break
-    last_time += time.time() - began  # tokens per second are those of training
+    began = time.time()
 
-    # a step: gradients of all micro-batches, clipped, into the optimizer
-    lr, loss_sum = get_lr(step), torch.zeros((), device=device)
-    for micro_step in range(accumulation):
-        if dropout:  # what is dropped depends on the place in the data alone, as the data on (seed, place)
-            torch.manual_seed(seed + (step * accumulation + micro_step) * world_size + rank)
-        exchange = world_size == 1 or micro_step == accumulation - 1  # gradients travel once a step
-        with contextlib.nullcontext() if exchange else model.no_sync():
+    # A step: forward and backward for each micro-batch, clip the gradients, update the weights. The loss is
+    # the mean over the targets of all micro-batches of all processes.
+    micro_batches = [next(batches) for _ in range(grad_accum_steps)]
+    num_targets = sum((y >= 0).sum() for _, y in micro_batches)
+    if world_size > 1:
+        dist.all_reduce(num_targets)
+    step_loss = torch.zeros((), device=device)
+    for i, (x, y) in enumerate(micro_batches):
+        if dropout:  # depends on the place in the data alone, as the data depend on (seed, place)
+            torch.manual_seed(seed + (step * grad_accum_steps + i) * world_size + rank)
+        sync_gradients = world_size == 1 or i == grad_accum_steps - 1  # once a step
+        with contextlib.nullcontext() if sync_gradients else model.no_sync():
             with autocast(device, dtype):
-                loss = model(x, y)[1] / accumulation
-            x, y = next(data)  # read while the device computes
-            scaler.scale(loss).backward()
-        loss_sum += loss.detach()
+                loss = model(x, y) * ((y >= 0).sum() / num_targets)
+            scaler.scale(loss * world_size).backward()  # DDP takes the mean over the processes
+        step_loss += loss.detach()
+    lr = get_lr(step)
     for o in optimizers:
-        scaler.unscale_(o)  # before clipping, or the threshold would be in the wrong unit
-    norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
-    for o in optimizers:
+        scaler.unscale_(o)
         for group in o.param_groups:
             group["lr"] = lr
-        if len(optimizers) == 1 or norm.isfinite():  # the scaler looks at the gradients of one of them only
-            scaler.step(o)  # not where a gradient is infinite or NaN
-        o.zero_grad(set_to_none=True)
+    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
+    if grad_norm.isfinite():
+        for o in optimizers:
+            scaler.step(o)
     scaler.update()
-    bad = ~norm.isfinite()
-    skipped, bad_run = skipped + bad, (bad_run + 1) * bad
+    raw_model.zero_grad(set_to_none=True)
 
-    # every log_interval steps: the one place where we wait for the device
+    seconds += time.time() - began
+    skipped_in_a_row = 0 if grad_norm.isfinite() else skipped_in_a_row + 1
+    if skipped_in_a_row:
+        skipped += 1
+        print0(f"step {step}: loss {step_loss.item()}, gradient norm {grad_norm.item()}: skipped")
+        if skipped_in_a_row == (40 if dtype == "float16" else 3):  # float16's scaler searches for its scale
+            raise InputError(f"stopped: {skipped_in_a_row} steps in a row had gradients that are not finite")
     if step % log_interval == 0:
-        numbers = torch.stack((loss_sum, torch.full_like(loss_sum, len(stopping))))
-        if dist.is_initialized():
+        numbers = torch.stack((step_loss, torch.full_like(step_loss, len(signals))))
+        if world_size > 1:
             dist.all_reduce(numbers)
-        loss, norm = numbers[0].item() / world_size, norm.item()
-        stop = numbers[1].item() > 0  # all processes or none: the others would wait for one that left alone
-        now = time.time()
-        tok_per_s = (step + 1 - last_log) * tokens_per_step / (now - last_time)
-        last_log, last_time = step + 1, now
-        row = {"step": step, "loss": loss, "lr": lr, "grad_norm": norm}
-        log(row | {"tok_per_s": round(tok_per_s), "tokens": (step + 1) * tokens_per_step})
-        mfu = raw_model.estimate_mfu(tok_per_s / world_size, device_name(device), max_seq_len)
-        bar.set_postfix_str(
-            f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s" + (f", MFU {mfu:.1%}" if mfu else "")
-        )
-        in_a_row, allowed = bad_run.item(), 40 if dtype == "float16" and math.isfinite(loss) else 3
-        if in_a_row and allowed == 3:
-            say(f"step {step}: loss {loss}, gradient norm {norm}: skipped")
-        if in_a_row >= allowed:
-            first = step + 1 - in_a_row
-            what = f"gradient's length is {norm}" if math.isfinite(loss) else f"loss is {loss}"
-            kept = f"the last good state is in {last}" if os.path.exists(last) else "none was saved"
-            raise ValueError(
-                f"stopped at step {step}: the {what} for {in_a_row} steps in a row (from step {first} on, "
-                f"with micro-batch {first * gradient_accumulation_steps} of the data order); {kept}"
-            )
-    stop = stop or (world_size == 1 and bool(stopping))
+        loss, stop = numbers[0].item(), numbers[1].item() > 0  # all processes stop, or none
+        tok_per_s = (step + 1 - last_logged) * tokens_per_step / seconds
+        last_logged = step + 1
+        seconds = 0.0
+        row = {"step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm.item()}
+        log({**row, "tok_per_s": round(tok_per_s), "tokens": (step + 1) * tokens_per_step})
+        mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak_flops(device_name(device)), max_seq_len)
+        mfu_text = f", MFU {mfu:.1%}" if mfu else ""
+        progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s{mfu_text}")
+        if 10 <= step - first_step < 10 + log_interval:  # once, when the speed is known
+            hours = (max_iters - step) * tokens_per_step / tok_per_s / 3600
+            hint = "; on a CPU, bash quickstart.sh trains a smaller model in minutes" if hours > 24 else ""
+            print0(f"about {hours:.1f} hours to go{hint}")
+    stop = stop or (world_size == 1 and bool(signals))
     step += 1
-    bar.update()
+    progress.update()
 
-bar.close()
+progress.close()
 if skipped:
-    say(f"{skipped} steps whose gradients were not finite were skipped")
+    print0(f"{skipped} steps whose gradients were not finite were skipped")
 if stop:
-    say(f"stopped after {step} steps; to go on: python train.py --init_from=resume --out_dir={out_dir}")
+    print0(f"stopped after {step} steps; to resume: python train.py --init_from=resume --out_dir={out_dir}")
 else:
-    say(f"finished: {step} steps, best validation loss {best_val_loss:.4f}, {out_dir}/ckpt.pt")
-if dist.is_initialized():
+    print0(f"finished: {step} steps, best validation loss {best_val_loss:.4f}, {paths['ckpt.pt']}")
+if world_size > 1:
     dist.destroy_process_group()

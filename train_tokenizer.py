@@ -1,21 +1,19 @@
 """
-A tokenizer for Chinese, with a chat template.
+Trains a tokenizer for Chinese, with a chat template, and tests it.
 
-Reads  lines of {"text": ...} (prepare_data.py pretrain)
-Writes tokenizer_k/ with tokenizer.json, tokenizer_config.json, special_tokens_map.json: what tokenizer.py
-       and transformers' AutoTokenizer read
+Reads  lines of {"text": ...} (made by prepare_data.py pretrain)
+Writes tokenizer_k/, a folder that tokenizer.py and the AutoTokenizer of transformers read
 
-    python train_tokenizer.py --input=data/seq_monkey_datawhale.jsonl   learns 6,144 tokens, tries them out
-    python train_tokenizer.py --eval_only=True                          only tries them out
+    python train_tokenizer.py --data_path=data/seq_monkey_datawhale.jsonl    trains 6,144 tokens, tests them
+    python train_tokenizer.py --eval_only                                    only tests them
 
-Byte-level BPE: a text is first its UTF-8 bytes, 256 tokens that can spell anything; then the most
-frequent pair of neighbours becomes a token, until the vocabulary is full. A Chinese character is 3 bytes:
-the first merges put characters together again, the later ones words.
-
-Pairs are counted in "words", runs of letters. Chinese has no spaces: a run is half a sentence, hardly any
-comes twice, and the table of runs is as good as the text, at 30 to 100 bytes of memory for a byte (2.9 MB
-took 300 MB; 2 GB take over 60 GB). Hence --max_chars. The file's first part, on which the model will be
-validated, is not learned from; the tokenizer is tried out on it.
+Byte-level BPE: a text is first its UTF-8 bytes, 256 tokens that can spell everything. Then the most frequent
+pair of neighbours becomes a token, again and again, until the vocabulary is full. A Chinese character is 3
+bytes: the first merges make characters again, the later ones words.
+Pairs are counted within "words", runs of letters. Chinese has no spaces: such a run is half a sentence, and
+hardly any comes twice. So the table of runs is as large as the text, and takes 30 to 100 bytes of memory per
+byte of text (2.9 MB took 300 MB; 2 GB take over 60 GB); --max_chars limits it. The first part of the file,
+which is for validation, is not learned from. The tokenizer is tested on it.
 """
 
 import collections
@@ -23,22 +21,20 @@ import json
 import os
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from configurator import atomic_write, override
-from documents import field, json_lines, texts_of
-from prepare_data import SYSTEM, parts_of
+from configurator import InputError, atomic_write, override
+from prepare_data import SYSTEM, read_texts_from_jsonl, split_file
 from tokenizer import Tokenizer
 
-input = "data/seq_monkey_datawhale.jsonl"  # lines of {"text": ...}
-output = "tokenizer_k"  # the folder to write
-vocab_size = 6144  # tokens, the 256 bytes and the special ones among them
-max_chars = 10_000_000  # learn from so many characters, taken from all over the file; 1 to 3 GB of memory
-eval_only = False  # try out the tokenizer in the output folder, and train nothing
+data_path = "data/seq_monkey_datawhale.jsonl"  # lines of {"text": ...}
+save_dir = "tokenizer_k"  # the folder to write
+vocab_size = 6144  # tokens, with the 256 bytes and the special tokens
+max_chars = 10_000_000  # learn from this many characters, taken from all over the file; 1 to 3 GB of memory
+eval_only = False  # train nothing, and test the tokenizer in save_dir
 
-SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")  # ids 0 to 4
-HELD_OUT = 1_000_000  # characters to measure on
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]  # ids 0 to 4
+HELD_OUT = 1_000_000  # characters to measure the compression on
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}"
@@ -53,79 +49,78 @@ CHAT_TEMPLATE = (
     "{{ '<|im_start|>assistant\n' }}"
     "{% endif %}"
 )
-NAMES = {  # the pad token may be the end token, since what is learned is told by position and not by id
-    "bos_token": "<|im_start|>",
-    "eos_token": "<|im_end|>",
-    "unk_token": "<unk>",
-    "pad_token": "<|im_end|>",
-}
-SPECIAL_TOKENS_MAP = NAMES | {"additional_special_tokens": ["<s>", "</s>"]}
-CONFIG = NAMES | {
-    "add_bos_token": False,
-    "add_eos_token": False,
-    "add_prefix_space": False,  # True has transformers 4 put a space before each text
-    "model_max_length": 1000000000000000019884624838656,
-    "clean_up_tokenization_spaces": False,
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "chat_template": CHAT_TEMPLATE,
-}
 
 
-def train_tokenizer(path, folder):
+def train_tokenizer(data_path, save_dir, vocab_size):
     """Learn vocab_size tokens from a .jsonl and write the folder."""
     if vocab_size < 256 + len(SPECIAL_TOKENS):
-        raise ValueError(f"--vocab_size={vocab_size} has no room for 256 bytes and 5 special tokens")
-    tk = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
-    tk.normalizer = normalizers.NFKC()  # full-width letters and punctuation become the plain ones
-    tk.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tk.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), min_frequency=2, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tk.train_from_iterator(training_texts(path), trainer)
-    for i, token in enumerate(SPECIAL_TOKENS):
-        if tk.token_to_id(token) != i:
-            raise ValueError(f"{token} has the id {tk.token_to_id(token)}, not {i}")
-    if tk.get_vocab_size() < vocab_size:
-        print(f"no pair is left that comes twice: {tk.get_vocab_size()} tokens, not {vocab_size}")
-    for name, value in (("tokenizer_config", CONFIG), ("special_tokens_map", SPECIAL_TOKENS_MAP)):
-        with atomic_write(os.path.join(folder, f"{name}.json")) as f:
-            json.dump(value, f, ensure_ascii=False, indent=4)
-    with atomic_write(os.path.join(folder, "tokenizer.json")) as f:  # last: now it is a tokenizer
-        f.write(tk.to_str(pretty=True))
-    print(f"wrote {folder}")
+        raise InputError(f"--vocab_size={vocab_size} has no room for 256 bytes and 5 special tokens")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = tokenizers.normalizers.NFKC()  # full-width letters and punctuation become plain
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(sample_texts(data_path, max_chars), trainer)
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    if tokenizer.get_vocab_size() < vocab_size:
+        print(f"no pair is left that comes twice: {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
+    create_tokenizer_config(save_dir)
+    with atomic_write(os.path.join(save_dir, "tokenizer.json")) as f:  # the last: now it is a tokenizer
+        f.write(tokenizer.to_str(pretty=True))
+    print(f"wrote {save_dir}")
 
 
-def training_texts(path):
-    """The texts to learn from, an equal share of max_chars from each part of the file but the first."""
-    parts = parts_of(path)[1:]
-    chars = bad = 0
-    with tqdm(total=os.path.getsize(path), desc="read", unit="B", unit_scale=True) as bar:
-        for i, (start, end) in enumerate(parts):
-            for at, item in json_lines(path, start, end):
-                bar.update(at - bar.n)  # where we are in the file
-                text = field(item, "text")
-                if text is None:
-                    bad += 1
-                    continue
-                text = text[: max_chars * (i + 1) // len(parts) - chars]
-                if not text:
-                    break
-                chars += len(text)
-                yield text
-            bar.update(end - bar.n)  # passes over what is left of the part
-        bar.write(f"{chars:,} characters read, {bad} lines without a text left out; now merging")
+def sample_texts(data_path, max_chars):
+    """The texts to learn from: an equal share of max_chars from each part of the file but the first."""
+    parts = split_file(data_path)[1:]
+    chars = 0
+    for i, (start, end) in enumerate(tqdm(parts, "read", unit=" parts"), 1):
+        for text in filter(None, read_texts_from_jsonl(data_path, start, end)):
+            text = text[: max_chars * i // len(parts) - chars]
+            if not text:
+                break
+            chars += len(text)
+            yield text
     if not chars:
-        raise ValueError(f"no text in {path}")
+        raise InputError(f"no text in {data_path}")
+    print(f"{chars:,} characters read; now merging")
 
 
-def eval_tokenizer(folder, path):
-    """Print what a reader would ask of a tokenizer: does the text come back, and how short does it get?"""
-    tok = Tokenizer(folder)
-    print(f"\n=== {folder}: {tok.n_words} tokens ===")
-    for token in SPECIAL_TOKENS:
-        print(f"{token:<14} id {tok.tk.token_to_id(token)}")
+def create_tokenizer_config(save_dir):
+    """Write what transformers wants to know beside tokenizer.json."""
+    special_tokens = {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "unk_token": "<unk>",
+        "pad_token": "<|im_end|>",  # may be EOS: what is learned is told by the mask, not by the id
+    }
+    config = {
+        **special_tokens,
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "add_prefix_space": False,  # with True, transformers 4 puts a space before each text
+        "model_max_length": 1000000000000000019884624838656,
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": CHAT_TEMPLATE,
+    }
+    special_tokens_map = {**special_tokens, "additional_special_tokens": ["<s>", "</s>"]}
+    for name, value in (("tokenizer_config", config), ("special_tokens_map", special_tokens_map)):
+        with atomic_write(os.path.join(save_dir, f"{name}.json")) as f:
+            json.dump(value, f, ensure_ascii=False, indent=4)
+
+
+def eval_tokenizer(tokenizer_path, data_path):
+    """Print what the tokenizer does: does a text come back from its ids, and how short does it become?"""
+    tok = Tokenizer(tokenizer_path)
+    print(f"\n=== {tokenizer_path}: {tok.n_words} tokens ===")
+    print("special tokens:", {token: tok.tk.token_to_id(token) for token in SPECIAL_TOKENS})
     messages = [
         {"role": "system", "content": SYSTEM + "。"},
         {"role": "user", "content": "How are you?"},
@@ -133,17 +128,18 @@ def eval_tokenizer(folder, path):
         {"role": "user", "content": "I'm good too."},
         {"role": "assistant", "content": "That's great to hear!"},
     ]
-    print(f"\n=== chat template ===\n{tok.render(messages)}\n=== there and back ===")
-    print("a chat:          ", there_and_back(tok, tok.render(messages)))
-    print("special tokens:  ", there_and_back(tok, "<|im_start|>user\nHello<|im_end|>"))
-    print("full-width forms:", there_and_back(tok, "你好，世界！（１２３）"))
-    if os.path.exists(path):
-        measure(tok, path)
-    else:
-        print(f"\nno file {path} to measure on: give --input")
+    chat = tok.tk.decode(tok.encode_chat(messages)[0], skip_special_tokens=False)
+    print(f"\n=== chat ===\n{chat}\n=== round trip ===")
+    print("a chat:          ", check_round_trip(tok, chat))
+    print("special tokens:  ", check_round_trip(tok, "<|im_start|>user\nHello<|im_end|>"))
+    print("full-width forms:", check_round_trip(tok, "你好，世界！（１２３）"))
+    if not os.path.exists(data_path):
+        return print(f"\nno file {data_path} to measure the compression on: give --data_path")
+    measure_compression(tok, data_path)
 
 
-def there_and_back(tok, text):
+def check_round_trip(tok, text):
+    """Encode and decode a text; says whether it is the same."""
     decoded = tok.tk.decode(tok.encode(text), skip_special_tokens=False)
     if decoded == text:
         return "exactly the same"
@@ -152,33 +148,33 @@ def there_and_back(tok, text):
     return f"DIFFERENT: {text!r} came back as {decoded!r}"
 
 
-def measure(tok, path):
-    """Print how much text a token holds, where nothing was learned from it, and what NFKC does to it."""
-    start, end = parts_of(path)[0]
-    chars = size = tokens = exact = folded = count = 0
-    forms = collections.Counter()
-    for _, text in texts_of(path, start, end, "text"):
-        if chars > HELD_OUT:
+def measure_compression(tok, data_path):
+    """Print how much text a token holds, in the part that nothing was learned from, and what NFKC changes."""
+    counts = collections.Counter()
+    round_trips = collections.Counter()
+    changed_chars = collections.Counter()
+    for text in filter(None, read_texts_from_jsonl(data_path, *split_file(data_path)[0])):
+        counts["chars"] += len(text)
+        counts["bytes"] += len(text.encode("utf-8"))
+        counts["tokens"] += len(tok.encode(text))
+        round_trips[check_round_trip(tok, text).split(":")[0]] += 1
+        changed_chars.update(c for c in text if tok.normalize(c) != c)
+        if counts["chars"] > HELD_OUT:
             break
-        text = text or ""  # of a line without one
-        ids, plain = tok.encode(text), tok.normalize(text)
-        decoded = tok.tk.decode(ids, skip_special_tokens=False)
-        count, exact, folded = count + 1, exact + (decoded == text), folded + (decoded == plain != text)
-        chars, size, tokens = chars + len(text), size + len(text.encode()), tokens + len(ids)
-        if plain != text:
-            forms.update(c for c in text if tok.normalize(c) != c)
-    print(f"\n=== held out: {count} texts, {chars:,} characters ===")
-    print(f"{chars / max(1, tokens):.2f} characters a token, {size / max(1, tokens):.2f} bytes a token")
-    print(f"{exact} texts come back exactly, {folded} but for NFKC, {count - exact - folded} otherwise")
-    if forms:
-        common = " ".join(f"{c!r}->{tok.normalize(c)!r}" for c, _ in forms.most_common(8))
-        print(f"NFKC changes {sum(forms.values()) / chars:.1%} of the characters, these the most: {common}")
+    tokens = max(1, counts["tokens"])
+    print(f"\n=== held out: {round_trips.total()} texts, {counts['chars']:,} characters ===")
+    print(f"{counts['chars'] / tokens:.2f} characters and {counts['bytes'] / tokens:.2f} bytes per token")
+    print("round trip:", ", ".join(f"{result} ({count})" for result, count in round_trips.most_common()))
+    if changed_chars:
+        common = " ".join(f"{c!r}->{tok.normalize(c)!r}" for c, _ in changed_chars.most_common(8))
+        share = changed_chars.total() / counts["chars"]
+        print(f"NFKC changes {share:.1%} of the characters, most often: {common}")
 
 
 if __name__ == "__main__":
     override(globals())
     if not eval_only:
-        if not os.path.exists(input):
-            raise ValueError(f"no file {input}: run python prepare_data.py pretrain, or give --input")
-        train_tokenizer(input, output)
-    eval_tokenizer(output, input)
+        if not os.path.exists(data_path):
+            raise InputError(f"no file {data_path}: run python prepare_data.py pretrain, or give --data_path")
+        train_tokenizer(data_path, save_dir, vocab_size)
+    eval_tokenizer(save_dir, data_path)

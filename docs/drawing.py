@@ -10,9 +10,9 @@ import io
 import math
 import warnings
 
-from configurator import atomic_write, need
+from configurator import atomic_write, import_optional
 
-need("matplotlib", "a picture")
+import_optional("matplotlib", "a picture")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib import colors  # noqa: E402
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle  # noqa: E402

@@ -25,10 +25,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) 
 import drawing as d
 from observe import copying_head, from_train, logged, outputs_of, seconds_a_token, trained
 
-import model as M
-from checkpoints import load_checkpoint
-from configurator import override
+from configurator import InputError, override
 from extras import synthetic_stories
+from model import Attention, ModelArgs, apply_rotary_emb, load_checkpoint, precompute_freqs_cis
 from prepare_data import convert_message
 from tokenizer import Tokenizer
 
@@ -79,7 +78,7 @@ def data():
         (110, 304, 48, "Task.iter_batches: y is x, one token later"),
         (110, 417, 39, "train.py"),
         (110, 512, 42, "sample.py"),
-        (520, 512, 42, "export.py"),
+        (520, 512, 42, "extras/export.py"),
     ):
         d.drop(ax, x, y, length, text)
     d.box(ax, 10, 554, 400, 44, f"{PROMPT} ...")
@@ -157,13 +156,13 @@ def block(ax, a, shape):
 
 def gqa():
     """Query heads and the key/value heads that they share: as many, as train.py has, one."""
-    knobs = from_train()
-    H, C, L = knobs["n_heads"], knobs["dim"], knobs["n_layers"]
+    shape = from_train()
+    H, C, L = shape["n_heads"], shape["dim"], shape["n_layers"]
     ax = d.sheet(215)
     labels = ("query heads", "key/value heads", "wk and wv, each block", "KV cache, float32")
     for y, text in zip((60, 135, 168, 190), labels):
         d.note(ax, 10, y, text)
-    kinds = ((H, "multi-head"), (knobs["n_kv_heads"], "grouped-query"), (1, "multi-query"))
+    kinds = ((H, "multi-head"), (shape["n_kv_heads"], "grouped-query"), (1, "multi-query"))
     for left, (K, name) in zip((150, 385, 620), kinds):
         d.say(ax, left + 100, 22, name, size=d.BIG)
         for h in range(H):
@@ -171,7 +170,7 @@ def gqa():
             ax.plot((x, at), (70, 125), color="soft", linewidth=1)
             d.cell(ax, x - 9, 50, 18, 20, fc="fill", ec="blue")
             d.cell(ax, at - 9, 125, 18, 20, fc="orange", ec="orange")
-        wk = M.Attention(M.ModelArgs(dim=C, n_heads=H, n_kv_heads=K)).wk.weight
+        wk = Attention(ModelArgs(dim=C, n_heads=H, n_kv_heads=K)).wk.weight
         d.say(ax, left + 100, 168, f"{2 * wk.numel():,} weights", "soft")
         d.say(ax, left + 100, 190, f"{L * 2 * len(wk) * 4:,} bytes a token", "soft")
 
@@ -179,7 +178,7 @@ def gqa():
 def rope():
     """Three pairs of features, turned; and what becomes of the product of a query and a key."""
     D, T = 32, 300
-    cos, sin = M.rope_tables(D, T, M.ModelArgs().rope_theta)
+    cos, sin = precompute_freqs_cis(D, T, ModelArgs().rope_theta)
     for left, pair in ((0.005, 0), (0.19, 3), (0.37, 6)):
         ax = d.axes(255, (left, 0.06, 0.18, 0.72), xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
         ax.axis("off")
@@ -187,7 +186,8 @@ def rope():
         d.say(ax, 0, 1.85, f"features {2 * pair} and {2 * pair + 1}:\n{rate:.3g} radian a token")
         x = torch.zeros(1, 8, 1, D)
         x[..., 2 * pair] = 1  # the same features at 8 positions
-        turned = M.apply_rope(x, cos[:8], sin[:8])[0, :, 0, 2 * pair : 2 * pair + 2].tolist()
+        turned, _ = apply_rotary_emb(x, x, cos[:8], sin[:8])
+        turned = turned[0, :, 0, 2 * pair : 2 * pair + 2].tolist()
         turn = torch.linspace(0, 2 * math.pi, 100)
         ax.plot(turn.cos(), turn.sin(), color="line", linewidth=1)
         for t, (px, py) in enumerate(turned):
@@ -196,7 +196,8 @@ def rope():
                 d.say(ax, 1.2 * px, 1.2 * py, t)
     ax = d.axes(255, (0.63, 0.18, 0.36, 0.63), xlabel="distance of query and key (tokens)")
     ax.set_title("turned query \u00b7 turned key", size=d.SMALL, loc="center", pad=14)
-    x = M.apply_rope(torch.ones(1, T, 1, D) / math.sqrt(D), cos, sin)[0, :, 0]
+    x = torch.ones(1, T, 1, D) / math.sqrt(D)
+    x = apply_rotary_emb(x, x, cos, sin)[0][0, :, 0]
     for at, color, marker, first in ((290, "soft", "-", 0), (60, "blue", "o", 0), (150, "orange", "x", 2)):
         products = (x[at - 60 : at + 1] @ x[at]).flip(0)  # with the keys 0, 1, ... 60 tokens before
         ax.plot(products, marker, color=color, markersize=5, markevery=(first, 4), label=f"query at {at}")
@@ -221,14 +222,14 @@ def loss():
 
 
 def lr():
-    """train.py's get_lr for both schedules, at the run's knobs; and what the run has logged."""
+    """train.py's get_lr for its schedules, at the run's options; and what the run has logged."""
     scope, points = from_train(), logged(log, "lr")
     scope.update(load_checkpoint(checkpoint)["config"])  # in place: they are get_lr's globals
     top, last, chosen = scope["learning_rate"], scope["max_iters"], scope["schedule"]
-    ax = d.chart("The learning rate, by the two schedules of train.py", "step", "learning rate")
+    ax = d.chart("The learning rate, by the schedules of train.py", "step", "learning rate")
     small = ax.inset_axes((0.13, 0.14, 0.27, 0.4), ylim=(0, top * 1.12))
     small.set_title("the beginning", size=d.SMALL, pad=4)
-    for schedule, color, at in (("cosine", "blue", 0.5), ("linear", "orange", 0.7)):
+    for schedule, color, at in (("cosine", "blue", 0.35), ("wsd", "orange", 0.7), ("linear", "soft", 0.75)):
         scope["schedule"] = schedule
         values = [scope["get_lr"](step) for step in range(last + 1)]
         ax.plot(values, color=color)
@@ -301,7 +302,7 @@ def main():
     drawn = {f.__name__: f for f in (data, decoder, gqa, rope, loss, lr, cache, head, mask)}
     for name in only.split(",") if only else drawn:
         if name not in drawn:
-            raise ValueError(f"no picture {name!r}: there are {', '.join(drawn)}")
+            raise InputError(f"no picture {name!r}: there are {', '.join(drawn)}")
         try:
             for theme in d.THEMES:
                 d.set_theme(theme)

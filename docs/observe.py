@@ -17,7 +17,8 @@ import time
 import torch
 
 import model as M
-from checkpoints import build_model, load_checkpoint
+from configurator import InputError
+from model import Transformer, apply_rotary_emb, load_checkpoint, precompute_freqs_cis, sample_next_token
 from tokenizer import Tokenizer
 
 
@@ -26,8 +27,8 @@ def trained(path):
     """(model, tokenizer) of a checkpoint."""
     saved = load_checkpoint(path)
     if not saved.get("tokenizer"):
-        raise ValueError(f"{path} holds no tokenizer")
-    return build_model(saved).eval(), Tokenizer(saved["tokenizer"])
+        raise InputError(f"{path} holds no tokenizer")
+    return Transformer.from_checkpoint(saved).eval(), Tokenizer(saved["tokenizer"])
 
 
 def logged(path, key):
@@ -36,12 +37,12 @@ def logged(path, key):
         rows = [json.loads(line) for line in f]
     found = [(row["step"], row[key]) for row in rows if key in row]
     if not found:
-        raise ValueError(f"{path} has no {key}")
+        raise InputError(f"{path} has no {key}")
     return found
 
 
 def from_train():
-    """train.py's knobs and its get_lr, out of its text: it is a script, and to import it is to train."""
+    """train.py's options and its get_lr, out of its text: it is a script, and to import it is to train."""
     scope = {"math": math}
     with open(os.path.join(os.path.dirname(M.__file__), "train.py"), encoding="utf-8") as f:
         tree = ast.parse(f.read())
@@ -60,7 +61,7 @@ def outputs_of(model, tokens, names):
         hook = functools.partial(lambda name, module, x, y: seen.update({name: y}), name)
         hooks.append(modules[name].register_forward_hook(hook))
     with torch.no_grad():
-        seen[""] = model(tokens)[0]
+        seen[""] = model(tokens)
     for hook in hooks:
         hook.remove()
     return seen
@@ -74,9 +75,10 @@ def attention(model, tokens):
     a, T = model.args, tokens.shape[1]
     D, share = a.dim // a.n_heads, a.n_heads // a.n_kv_heads
     parts = [[f"layers.{i}.attention.{w}" for i in range(a.n_layers)] for w in ("wq", "wk")]
-    seen, (cos, sin) = outputs_of(model, tokens, sum(parts, [])), M.rope_tables(D, T, a.rope_theta)
+    seen = outputs_of(model, tokens, sum(parts, []))
     q, k = (torch.cat([seen[name] for name in names]).unflatten(-1, (-1, D)) for names in parts)
-    q, k = M.apply_rope(q, cos, sin), M.apply_rope(k, cos, sin).repeat_interleave(share, 2)  # (L, T, H, D)
+    q, k = apply_rotary_emb(q, k, *precompute_freqs_cis(D, T, a.rope_theta))
+    k = k.repeat_interleave(share, 2)  # (L, T, H, D)
     scores = torch.einsum("lqhd,lkhd->lhqk", q, k) / math.sqrt(D)
     return scores.masked_fill(torch.ones(T, T).triu(1).bool(), -math.inf).softmax(-1), seen[""][0]
 
@@ -84,23 +86,23 @@ def attention(model, tokens):
 @functools.cache
 def copying_head(path, prompt, name):
     """
-    The head that copies a name, found by trying all of them, in the text with which the model goes on
-    behind a prompt that ends in the name, at temperature 0, up to the name's next occurrence. It is the one
+    The head that copies a name, found by trying all of them, in the text with which the model continues
+    a prompt that ends in the name, at temperature 0, up to the name's next occurrence. It is the one
     that looks most from the place where a piece is predicted to that piece in the prompt: an induction head
     (Olsson et al. 2022, arXiv:2209.11895).
 
     Returns ids (T), [(row, column)] of the copies, (layer, head), its weights (T, T), probabilities (T - 1)
-    that the model gave to each id but the first. ValueError where the name does not come again.
+    that the model gave to each id but the first. InputError where the name does not come again.
     """
     model, tok = trained(path)
     pieces, ids = tok.encode(name), tok.encode(prompt, bos=True)
     first = len(ids) - len(pieces)
-    for (new,) in model.stream(torch.tensor([ids]), 30, temperature=0):
+    for (new,) in model.generate_stream(torch.tensor([ids]), 30, temperature=0):
         ids.append(int(new))
         if ids[-len(pieces) :] == pieces:
             break
     else:
-        raise ValueError(f"{path}: its model does not come back to {name} within 30 tokens")
+        raise InputError(f"{path}: its model does not come back to {name} within 30 tokens")
     weights, logits = attention(model, torch.tensor([ids]))
     copies = [(len(ids) - len(pieces) - 1 + j, first + j) for j in range(len(pieces))]
     best = sum(weights[..., row, column] for row, column in copies).argmax()  # of (L, H)
@@ -116,7 +118,7 @@ def seconds_a_token(path, runs):
     kept, again = [], []
     for _ in range(runs):
         idx, times, began = torch.tensor([[tok.bos_id]]), [], time.perf_counter()
-        for new in model.stream(idx, model.args.max_seq_len, temperature=0):
+        for new in model.generate_stream(idx, model.args.max_seq_len, temperature=0):
             times.append(time.perf_counter() - began)
             idx, began = torch.cat((idx, new[:, None]), dim=1), time.perf_counter()
         kept.append(times)
@@ -126,7 +128,7 @@ def seconds_a_token(path, runs):
 
 @torch.inference_mode()
 def _seconds(model, idx):
-    """The seconds for the token behind idx (1, T), all of it read anew."""
+    """The seconds for the token after idx (1, T), all of it read again."""
     began = time.perf_counter()
-    M.pick(model.output(model.hidden(idx)[:, -1]), temperature=0)
+    sample_next_token(model.output(model.hidden_states(idx)[:, -1]), temperature=0)
     return time.perf_counter() - began

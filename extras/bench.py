@@ -4,14 +4,13 @@ How fast the course is, beside what exists, measured side by side on this machin
 Reads  for tokenize: the stories and the tokenizer in data_dir, or synthetic ones where there are none
 Writes bench.json, and a table to the terminal
 
-    python -m extras.bench                       all, at the tutorial's size
-    python -m extras.bench --only=sample,load    parts of it: train, sample, tokenize, load
+    python -m extras.bench                              all, at the tutorial's size
+    python -m extras.bench --only=sample,load           parts of it: train, sample, tokenize, load
 
 On a CUDA machine, where rows also give MFU (model FLOPs utilisation) and peak memory:
     python -m extras.bench --only=train,sample --batch_size=64
     python -m extras.bench --only=train --dim=768 --n_layers=12 --n_heads=12 --n_kv_heads=4 \\
-        --vocab_size=6144 --max_seq_len=512 --batch_size=64 --gradient_accumulation_steps=2
-                                                 the 80 million weights
+        --vocab_size=6144 --max_seq_len=512 --batch_size=64 --gradient_accumulation_steps=2    80 million
 
 Rows of a part are measured in turn (A B C A B C ...) after a warm-up, so that what else the machine does
 strikes them all. A ratio is the median of the rounds' ratios; brackets hold the lowest and the highest.
@@ -38,13 +37,20 @@ import time
 import numpy as np
 import torch
 
-import documents
-import model as M
-import shards
 import tinystories
-from configurator import override
-from devices import autocast, compile_step, compile_trouble, device_name, find_device, find_dtype, try_compile
-from tinystories import Task
+from configurator import InputError, options, override
+from devices import (
+    autocast,
+    compile_error,
+    device_name,
+    find_device,
+    find_dtype,
+    peak_flops,
+    try_compile,
+)
+from extras.fast_decode import compile_decoding
+from model import ModelArgs, Transformer
+from tinystories import Task, read_json, write_json
 from tokenizer import Tokenizer
 
 only = "train,sample,tokenize,load"  # what to measure
@@ -74,7 +80,7 @@ def now():
     return time.perf_counter()
 
 
-def in_turn(contenders):
+def interleave(contenders):
     """{name: work, which returns how much it did} -> {name: [amount a second in each round]}, by turns."""
     rates = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -104,8 +110,8 @@ def report(part, unit, rates, more=None):
 def our_model():
     torch.manual_seed(0)
     shape = {"dim": dim, "n_layers": n_layers, "n_heads": n_heads, "n_kv_heads": n_kv_heads}
-    args = M.ModelArgs(vocab_size=vocab_size, multiple_of=multiple_of, max_seq_len=max_seq_len, **shape)
-    return M.Transformer(args).to(device)
+    args = ModelArgs(vocab_size=vocab_size, multiple_of=multiple_of, max_seq_len=max_seq_len, **shape)
+    return Transformer(args).to(device)
 
 
 def llama():
@@ -146,13 +152,13 @@ def train():
     plain, fast = "bfloat16" if device.startswith("cuda") else "float32", find_dtype("bfloat16", device)
     adamw = lambda m: [torch.optim.AdamW(m.parameters(), 5e-4, fused=device.startswith("cuda"))]  # noqa: E731
     model = our_model()
-    contenders = {"the tutorial's way": step_of(lambda x, y: model(x, y)[1], adamw(model), plain, wait=True)}
+    contenders = {"the tutorial's way": step_of(lambda x, y: model(x, y), adamw(model), plain, wait=True)}
     for name, choice in (("eager", "false"), ("compiled", compile)):
         ours = our_model()
-        optimizers = ours.configure_optimizers(0.1, 5e-4, (0.9, 0.95), device)
+        optimizers = [ours.configure_optimizers(0.1, 5e-4, (0.9, 0.95), device)]
         f = try_compile(ours, choice, device)
         if f is not ours or name == "eager":
-            contenders[f"train.py, {name}"] = step_of(lambda x, y, f=f: f(x, y)[1], optimizers, fast)
+            contenders[f"train.py, {name}"] = step_of(lambda x, y, f=f: f(x, y), optimizers, fast)
         if transformers:
             theirs = llama()
             g = try_compile(theirs, choice, device)
@@ -168,9 +174,10 @@ def train():
             torch.cuda.reset_peak_memory_stats()
             work()
             more[name]["peak memory, GB"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    rates = in_turn(contenders)
+    rates = interleave(contenders)
     for name, values in rates.items():
-        if mfu := model.estimate_mfu(statistics.median(values), device_name(device), max_seq_len):
+        mfu = model.estimate_mfu(statistics.median(values), peak_flops(device_name(device)), max_seq_len)
+        if mfu:
             more[name]["MFU"] = round(mfu, 3)
     return report("train", "tokens/s", rates, more)
 
@@ -180,37 +187,39 @@ def tutorial_generate(model, idx, count, temperature=0.8, top_k=300):
     """Each new token from a pass over the whole text, in the dtype that the tutorial takes."""
     for _ in range(count):
         with autocast(device, "bfloat16" if device.startswith("cuda") else "float32"):
-            logits = model.output(model.hidden(idx[:, -max_seq_len:])[:, -1]).float() / temperature
+            logits = model(idx[:, -max_seq_len:])[:, -1].float() / temperature
         kth = logits.topk(min(top_k, vocab_size)).values[:, -1:]
         probs = logits.masked_fill(logits < kth, -float("inf")).softmax(dim=-1)
         idx = torch.cat((idx, torch.multinomial(probs, num_samples=1)), dim=1)
     return idx
 
 
-def writers(stories):
+def generators(stories):
     """{name: f(prompts (B, T), new tokens)}: the ways to write that many stories at a time."""
     ways, found = [("float32", False), ("bfloat16", False)], {}
-    if compile != "false" and not compile_trouble(device):
+    if compile != "false" and not compile_error(device):
         ways += [("float32", True), ("bfloat16", True)]
     for kind, compiled in ways:
         model = our_model().eval()
         for p in model.parameters():
             p.data = p.data.to(getattr(torch, kind))
         if compiled:
-            compile_step(model, device)
+            compile_decoding(model, device)
         name = f"sample.py, {kind}{', compiled' * compiled}"
         found[f"{name}, {stories}"] = lambda x, n, model=model: model.generate(x, n, 0.8, 300)
     if transformers:
-        write, knobs = llama().eval().generate, {"do_sample": True, "temperature": 0.8, "top_k": 300}
+        generate = llama().eval().generate
+        settings = {"do_sample": True, "temperature": 0.8, "top_k": 300}
         count = lambda n: {"max_new_tokens": n, "min_new_tokens": n}  # noqa: E731
-        found[f"transformers, float32, {stories}"] = lambda x, n: write(x, **count(n), **knobs)
+        found[f"transformers, float32, {stories}"] = lambda x, n: generate(x, **count(n), **settings)
     return found
 
 
 def sample():
     """One story, and eight at a time. The tutorial writes several one after the other: its rate is one."""
     model = our_model().eval()
-    ways = {"the tutorial's way, 1": lambda x, n: tutorial_generate(model, x, n)} | writers(1) | writers(8)
+    ways = {"the tutorial's way, 1": lambda x, n: tutorial_generate(model, x, n)}
+    ways |= generators(1) | generators(8)
     prompt, more, works = torch.arange(1, 17, device=device)[None], {}, {}  # 16 ids
     for name, write in ways.items():
         stories = int(name.split()[-1])
@@ -218,16 +227,16 @@ def sample():
         began = now()
         write(x, 3)
         more[name] = {"first call, s": round(now() - began, 1)}
-        one = in_turn({"": lambda write=write, x=x: len(write(x, 1))})[""]
+        one = interleave({"": lambda write=write, x=x: len(write(x, 1))})[""]
         more[name]["first token, ms"] = round(1000 * stories / statistics.median(one), 1)
         works[name] = lambda write=write, x=x: len(write(x, new_tokens)) * new_tokens
-    return report("sample", "tokens/s", in_turn(works), more)
+    return report("sample", "tokens/s", interleave(works), more)
 
 
-def story_by_story(job, tok, dtype, folder):
-    """shards.encode_shard without its word cache; runs in a process of the pool."""
-    shards.fast_encoder = lambda tok, dtype: lambda text: np.array(tok.encode(text), dtype=dtype).tobytes()
-    return shards.encode_shard(job, tok, dtype, folder)
+def baseline_shard(job, tok, dtype):
+    """tinystories.process_shard without its word cache; runs in a process of the pool."""
+    tinystories.text_encoder = lambda tok, dtype: lambda text: np.array(tok.encode(text), dtype).tobytes()
+    return tinystories.process_shard(job, tok, dtype)
 
 
 def read_stories(folder):
@@ -235,11 +244,12 @@ def read_stories(folder):
     at = data_dir
     if not os.path.exists(os.path.join(at, f"tok{vocab_size}.model")):
         print("no stories with a tokenizer in data_dir: synthetic ones")
-        at, script = folder, tinystories.__file__
+        at = folder
         for words in (["synthesize", "--megabytes=8"], ["train_vocab", f"--vocab_size={vocab_size}"]):
-            subprocess.run([sys.executable, script, *words, f"--data_dir={folder}"], check=True)
+            script = [sys.executable, tinystories.__file__, *words, f"--data_dir={folder}"]
+            subprocess.run(script, check=True)
     paths = glob.glob(os.path.join(glob.escape(at), "TinyStories_all_data", "*.json"))
-    stories = [story for path in sorted(paths) for story in documents.read_json(path)]
+    stories = [story for path in sorted(paths) for story in read_json(path)]
     return stories, os.path.join(at, f"tok{vocab_size}.model")
 
 
@@ -251,10 +261,11 @@ def tokenize():
         tok, jobs = Tokenizer(tokenizer), []
         for i in range(cores):  # one for each core, as large as they come
             path = os.path.join(folder, f"stories{i}.json")
-            documents.write_json(path, stories[i::cores])
-            jobs.append({"name": f"data{i:02}", "source": (path, 0, None), "text_key": "story"})
-        megabytes = sum(os.path.getsize(job["source"][0]) for job in jobs) / 1e6
-        made, contenders, plain, fast = {}, {}, story_by_story, shards.encode_shard
+            write_json(path, stories[i::cores])
+            jobs.append({"name": f"data{i:02}", "path": path})
+        megabytes = sum(os.path.getsize(job["path"]) for job in jobs) / 1e6
+        made, contenders = {}, {}
+        plain, fast = baseline_shard, tinystories.process_shard
         ways = {"sentencepiece, 1 core": (plain, 1), "pretokenize, 1 core": (fast, 1)}
         for name, (work, workers) in (ways | {f"pretokenize, {cores} cores": (fast, cores)}).items():
 
@@ -262,13 +273,13 @@ def tokenize():
                 target = os.path.join(folder, name)
                 shutil.rmtree(target, ignore_errors=True)
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    shards.build_shards(target, jobs, work, tok, tokenizer, "bench", workers)
+                    tinystories.write_shards(target, jobs, work, tok, tokenizer, workers)
                 made[name] = [np.fromfile(os.path.join(target, f"{job['name']}.bin"), "<u2") for job in jobs]
                 return megabytes
 
             run()
             contenders[name] = run
-        rates, base = in_turn(contenders), made["sentencepiece, 1 core"]
+        rates, base = interleave(contenders), made["sentencepiece, 1 core"]
         same = {name: all(map(np.array_equal, ids, base)) for name, ids in made.items()}
         more = {name: {"same ids": same[name], "MB": round(megabytes, 1)} for name in made}
         return report("tokenize", "MB/s", rates, more)
@@ -279,19 +290,19 @@ def load():
     model = our_model()
     status = "/proc/self/status"  # RssAnon: kB that are this process's alone, not mapped from files
     memory = lambda: int(re.search(r"RssAnon:\s+(\d+)", open(status).read())[1]) / 1000  # noqa: E731
-    optimizers = model.configure_optimizers(0.1, 5e-4, (0.9, 0.95), device)
-    step = step_of(lambda x, y: model(x, y)[1], optimizers, find_dtype("bfloat16", device))
+    optimizers = [model.configure_optimizers(0.1, 5e-4, (0.9, 0.95), device)]
+    step = step_of(lambda x, y: model(x, y), optimizers, find_dtype("bfloat16", device))
     with tempfile.TemporaryDirectory() as folder:
         for i in range(11):  # files with holes: they take no room on the disk
             with open(os.path.join(folder, f"data{i:02}.bin"), "wb") as f:
                 f.truncate(int(gigabytes * 1e9 / 10) // 2 * 2 if i else 1_000_000)
-        documents.write_json(os.path.join(folder, "meta.json"), {"dtype": "uint16", "vocab_size": vocab_size})
+        write_json(os.path.join(folder, "meta.json"), {"dtype": "uint16", "vocab_size": vocab_size})
         shape = {"max_seq_len": max_seq_len, "vocab_size": vocab_size, "vocab_source": folder}
         batches = Task.iter_batches(batch_size, device, split="train", **shape)
         read = lambda count=1000: sum(1 for _ in zip(range(count), batches))  # noqa: E731
         train = lambda: step() / batch_size / max_seq_len  # noqa: E731
         read(), train()
-        rates = in_turn({"what training reads": train, "Task.iter_batches": read})
+        rates = interleave({"what training reads": train, "Task.iter_batches": read})
         held = [memory(), read(5000) and memory()]
     share = 100 * statistics.median(a / b for a, b in zip(*rates.values()))
     notes = {"share of a step, %": round(share, 2), "GB": gigabytes, "MB grown": held[1] - held[0]}
@@ -301,7 +312,7 @@ def load():
 def main():
     rows, parts = [], {"train": train, "sample": sample, "tokenize": tokenize, "load": load}
     if not set(only.split(",")) <= set(parts):
-        raise ValueError(f"--only={only}: the parts are {', '.join(parts)}")
+        raise InputError(f"--only={only}: the parts are {', '.join(parts)}")
     about = {"device": device_name(device), "machine": platform.processor() or platform.machine()}
     about |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     about |= {"python": platform.python_version(), "dtype": find_dtype("bfloat16", device)}
@@ -311,11 +322,11 @@ def main():
     for part in only.split(","):
         rows += parts[part]()
         torch._dynamo.reset()
-        documents.write_json(out, {"about": about, "config": config, "rows": rows})
+        write_json(out, {"about": about, "config": options(globals()), "rows": rows})
 
 
 if __name__ == "__main__":
-    config = override(globals())
+    override(globals())
     device = find_device(device)
     transformers = transformers and importlib.util.find_spec("transformers") is not None
     torch.set_float32_matmul_precision("high")

@@ -1,272 +1,400 @@
 """
-Out to where people run models, and in from there.
+Converts a model between our checkpoints and the formats of transformers, llama2.c and GGUF.
 
-Reads  a checkpoint of ours, a folder of transformers' (LlamaForCausalLM), or a .bin of llama2.c's
+Reads  a checkpoint of ours or of llama2.c's, a folder of transformers' (LlamaForCausalLM), or llama2.c's .bin
 Writes one of
 
-    hf           a folder that AutoModelForCausalLM and AutoTokenizer load
+    hf           a folder that AutoModelForCausalLM and AutoTokenizer load; needs pip install transformers
     llama2c      .bin of version 0, float32, for llama2.c's run.c; tokenizer.bin beside it
-    llama2c_q80  .bin of version 2, int8, for its runq.c; tokenizer.bin beside it
+    llama2c_q80  .bin of version 2, int8, for llama2.c's runq.c; tokenizer.bin beside it
     gguf         float16, for llama.cpp, Ollama and LM Studio; needs pip install gguf
     gguf_q8_0    the same with int8 matrices
     ckpt         a checkpoint for sample.py, and for train.py --init_from=PATH
 
-    python -m extras.export --format=hf                           output/ckpt.pt to output/hf
-    python -m extras.export --format=gguf_q8_0 --out=story.gguf   then: llama-cli -m story.gguf
-    python -m extras.export --format=ckpt --checkpoint=stories15M.bin --tokenizer=tokenizer.model
-    python -m extras.export --format=ckpt --checkpoint=SmolLM2-135M      to output/imported.pt
+    python -m extras.export --export_format=hf                          output/ckpt.pt to output/hf
+    python -m extras.export --export_format=gguf_q8_0 --out=story.gguf  then: llama-cli -m story.gguf
+    python -m extras.export --export_format=ckpt --checkpoint=stories15M.bin --tokenizer=tokenizer.model
+    python -m extras.export --export_format=ckpt --checkpoint=SmolLM2-135M      to output/imported.pt
 
-weights.py makes any of the three sources one mapped set of tensors and walks over it; a format is what is
-done at each step of the walk. One tensor is in memory at a time, in its own dtype where the format has it.
+load_weights() makes three things of whatever it reads: args (ModelArgs), weights ({our name: tensor}, in the
+dtype that they have there) and tok (a Tokenizer or None). Each write_... function takes these and a path.
 """
 
 import contextlib
 import functools
-import json
 import math
 import os
 import shutil
 import struct
+from pathlib import Path
 
+import numpy as np
 import torch
 
-import model as M
-from checkpoints import plain_args, save_checkpoint
-from configurator import atomic_write, need, override
-from documents import write_json
-from extras.vocabulary import add_to_gguf, stop_ids, transformers_files
-from extras.weights import LLAMA2C_MAGIC, SAFETENSORS_DTYPES, names, open_source, read_safetensors, walk
-from tokenizer import FOLDER_FILES, llama2c_bytes
+from configurator import InputError, atomic_write, import_optional, override
+from devices import first_line
+from extras import gguf_export
+from extras.hf_tokenizer import tokenizer_files
+from model import ModelArgs, Transformer, load_checkpoint, model_args_dict, precompute_freqs_cis
+from tinystories import read_json
+from tokenizer import FOLDER_FILES, Tokenizer
 
-checkpoint = "output/ckpt.pt"  # what to convert
-format = "hf"  # hf | llama2c | llama2c_q80 | gguf | gguf_q8_0 | ckpt: into what
-out = ""  # where to; empty: into output/, see OUT
-tokenizer = ""  # a tokenizer, where the source holds none
+checkpoint = "output/ckpt.pt"  # what to convert: a checkpoint, a folder of transformers', or a .bin
+export_format = "hf"  # hf | llama2c | llama2c_q80 | gguf | gguf_q8_0 | ckpt: what to convert it to
+out = ""  # where to write it; empty: into output/, see FORMATS
+tokenizer = ""  # a tokenizer, if the checkpoint holds none
 
-OUT = {
-    "hf": "output/hf", "llama2c": "output/model.bin", "llama2c_q80": "output/model_q80.bin",
-    "gguf": "output/model.gguf", "gguf_q8_0": "output/model_q8_0.gguf", "ckpt": "output/imported.pt",
-}  # fmt: skip
+# The parts of a block in the order of llama2.c's files: our name, transformers' and GGUF's.
+BLOCK_NAMES = [
+    ("attention_norm", "input_layernorm", "attn_norm"),
+    ("attention.wq", "self_attn.q_proj", "attn_q"),
+    ("attention.wk", "self_attn.k_proj", "attn_k"),
+    ("attention.wv", "self_attn.v_proj", "attn_v"),
+    ("attention.wo", "self_attn.o_proj", "attn_output"),
+    ("ffn_norm", "post_attention_layernorm", "ffn_norm"),
+    ("feed_forward.w1", "mlp.gate_proj", "ffn_gate"),
+    ("feed_forward.w2", "mlp.down_proj", "ffn_down"),
+    ("feed_forward.w3", "mlp.up_proj", "ffn_up"),
+]
+CONFIG_NAMES = {  # ModelArgs' names and LlamaConfig's
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "vocab_size": "vocab_size",
+    "hidden_dim": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+    "max_seq_len": "max_position_embeddings",
+    "tie_embeddings": "tie_word_embeddings",
+}
+LLAMA2C_MAGIC = 0x616B3432  # "ak42", with which all versions but 0 begin
 
 
-def raw(tensor):
-    """A tensor's bytes as they lie in memory. By way of uint8, since numpy has no bfloat16."""
-    return tensor.contiguous().view(torch.uint8).numpy()
+def weight_names(args):
+    """[(our name, transformers', GGUF's)] of every weight in llama2.c's order, without a tied output."""
+    rows = [("tok_embeddings", "model.embed_tokens", "token_embd")]
+    for ours, hf, gguf in BLOCK_NAMES:
+        for i in range(args.n_layers):
+            rows.append((f"layers.{i}.{ours}", f"model.layers.{i}.{hf}", f"blk.{i}.{gguf}"))
+    rows.append(("norm", "model.norm", "output_norm"))
+    if not args.tie_embeddings:
+        rows.append(("output", "lm_head", "output"))
+    return [tuple(f"{name}.weight" for name in row) for row in rows]
+
+
+def iter_weights(args, weights):
+    """Yield (our name, tensor) in llama2.c's order."""
+    for name, _, _ in weight_names(args):
+        yield name, weights[name]
+
+
+def permute(w, n_heads):
+    """
+    Reorder the rows of wq or wk (H * D, C) from llama2.c's RoPE to transformers'.
+
+    Both rotate D / 2 pairs of features of each head by the same angles. llama2.c (and Meta, and GGUF) pairs
+    neighbours, (0, 1), (2, 3), ...; transformers pairs feature i with i + D / 2, since cutting a vector
+    into halves is cheaper than picking every other feature:
+
+        features of a head, D = 6   0 1 2 3 4 5      pairs (0 1) (2 3) (4 5)
+        in transformers' order      0 2 4 1 3 5      positions i and i + 3 hold a pair
+
+    Queries and keys meet only in their dot product, which does not depend on the order of features as long
+    as it is the same in both. So the same rows in another order are the same model.
+    """
+    pairs = w.reshape(n_heads, -1, 2, w.shape[1])  # (H, D / 2, 2, C)
+    return pairs.transpose(1, 2).reshape(w.shape)  # (H, 2, D / 2, C) -> (H * D, C)
+
+
+def unpermute(w, n_heads):
+    """The inverse of permute."""
+    halves = w.reshape(n_heads, 2, -1, w.shape[1])  # (H, 2, D / 2, C)
+    return halves.transpose(1, 2).reshape(w.shape)  # (H, D / 2, 2, C) -> (H * D, C)
+
+
+def reorder(name, w, args, how):
+    """The weight with our name `name`, through `how` (permute or unpermute) if it is wq or wk."""
+    if name.endswith("wq.weight"):
+        return how(w, args.n_heads)
+    if name.endswith("wk.weight"):
+        return how(w, args.n_kv_heads)
+    return w
 
 
 # --------------------------------------------------------------------------------------------------------
-# transformers
+# in
 
 
-def write_hf(source, folder):
-    """config.json, generation_config.json, model.safetensors, and the tokenizer's files."""
-    a, tok = source.args, source.tokenizer
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": a.vocab_size,
-        "hidden_size": a.dim, "intermediate_size": a.hidden_dim, "num_hidden_layers": a.n_layers,
-        "num_attention_heads": a.n_heads, "num_key_value_heads": a.n_kv_heads, "hidden_act": "silu",
-        "max_position_embeddings": a.max_seq_len, "rms_norm_eps": a.norm_eps, "rope_theta": a.rope_theta,
-        "tie_word_embeddings": a.tie_embeddings, "attention_bias": False, "mlp_bias": False,
-        "torch_dtype": str(source.weights["tok_embeddings.weight"].dtype).removeprefix("torch."),
-    }  # fmt: skip
-    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    if tok:
-        stops = stop_ids(tok)  # generate() takes a list
-        ids = {"bos_token_id": tok.bos_id if tok.bos_id >= 0 else None, "eos_token_id": stops or None,
-               "pad_token_id": tok.pad_id if tok.pad_id >= 0 else next(iter(stops), None)}  # fmt: skip
-    with new_folder(folder) as new:
-        for name, content in (transformers_files(tok, a.max_seq_len) if tok else {}).items():
-            with atomic_write(os.path.join(new, name), "wb") as f:
-                f.write(content)
-        write_json(os.path.join(new, "config.json"), config | ids)
-        write_json(os.path.join(new, "generation_config.json"), ids)
-        theirs = {ours: hf for ours, hf, _ in names(a)}
-        write_safetensors(os.path.join(new, "model.safetensors"), source, theirs, halves=True)
+def load_weights(path, tokenizer_path=""):
+    """
+    (args, weights, tok) of the model at `path`. InputError says what is wrong with it, or what in it
+    model.py cannot represent.
+    """
+    if not os.path.exists(path):
+        raise InputError(f"there is no checkpoint at {path}: train one with python train.py")
+    if os.path.isdir(path):
+        args, weights, tok = load_hf(path)
+    elif path.endswith(".bin"):
+        args, weights, tok = load_llama2c(path)
+    else:
+        args, weights, tok = load_ckpt(path)
+    if tokenizer_path:
+        tok = Tokenizer(tokenizer_path)
+    if tok and tok.n_words > args.vocab_size:
+        raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {args.vocab_size}")
+    return args, weights, tok
+
+
+def load_ckpt(path):
+    """A checkpoint of ours or of llama2.c's. Mapped: the system reads a tensor when it is used."""
+    saved = load_checkpoint(path, mmap=True)
+    if not isinstance(saved, dict) or "model" not in saved or "model_args" not in saved:
+        raise InputError(f"{path} is not a checkpoint: it has no model and model_args")
+    args = Transformer.from_checkpoint(saved).args  # torch's error names the weights that do not fit
+    weights = {name.removeprefix("_orig_mod."): w for name, w in saved["model"].items()}
+    tok = Tokenizer(saved["tokenizer"]) if saved.get("tokenizer") else None
+    return args, weights, tok
+
+
+def load_llama2c(path):
+    """
+    A .bin of version 0: seven int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size,
+    max_seq_len), then float32 weights in the order of weight_names(). vocab_size is negative if the output
+    is not tied. After norm come RoPE's tables, which no program reads any more. The file has neither
+    rope_theta nor norm_eps: run.c has 10000 and 1e-5 built in, our defaults.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as f:
+        header = f.read(28).ljust(28, b"\0")
+        magic, version = struct.unpack("<Ii", header[:8])
+        if magic == LLAMA2C_MAGIC:
+            raise InputError(f"{path} is a llama2.c .bin of version {version}: only version 0 is read")
+        dim, hidden, layers, heads, kv_heads, vocab, context = struct.unpack("<7i", header)
+        if min(dim, hidden, layers, heads, kv_heads, abs(vocab), context) < 1 or 4 * dim * layers > size:
+            raise InputError(f"{path} is not a llama2.c .bin: its header describes no model")
+        shape = (dim, layers, heads, kv_heads, abs(vocab), hidden)
+        args = ModelArgs(*shape, max_seq_len=context, tie_embeddings=vocab > 0)
+        with torch.device("meta"):  # shapes without numbers
+            shapes = {name: w.shape for name, w in Transformer(args).state_dict().items()}
+        tables = 4 * context * (dim // heads)  # bytes of RoPE's cosines and sines
+        expected = 28 + tables + sum(4 * shapes[name].numel() for name, _, _ in weight_names(args))
+        if size != expected:
+            raise InputError(f"{path} is not complete: it has {size} bytes, its header announces {expected}")
+        weights = {}
+        for name, _, _ in weight_names(args):
+            w = np.fromfile(f, dtype="<f4", count=shapes[name].numel())
+            weights[name] = torch.from_numpy(w).view(shapes[name])
+            if name == "norm.weight":
+                f.seek(tables, os.SEEK_CUR)
+    return args, weights, None
+
+
+def load_hf(folder):
+    """A folder of transformers' LlamaForCausalLM."""
+    if not Path(folder, "config.json").exists():
+        raise InputError(f"{folder} is not a model of transformers': it holds no config.json")
+    transformers = import_optional("transformers", f"{folder}, a folder,")
+    saved_config = read_json(Path(folder, "config.json"))
+    kind = saved_config.get("architectures") or [saved_config.get("model_type")]
+    if saved_config.get("model_type") != "llama" or kind[0] not in ("LlamaForCausalLM", "llama"):
+        raise InputError(f"{folder} is a {kind[0]}: only LlamaForCausalLM has the shape of model.py")
+    config = transformers.LlamaConfig.from_dict(saved_config)
+    refuse_other_models(config, folder)
+    try:
+        model, info = transformers.LlamaForCausalLM.from_pretrained(
+            folder, config=config, dtype="auto", output_loading_info=True
+        )
+    except Exception as error:  # transformers' and safetensors' errors have no common class
+        raise InputError(f"{folder}: the weights cannot be read: {first_line(error)}") from None
+    for problem in ("missing", "unexpected"):  # transformers would warn, and fill in random numbers
+        if info[f"{problem}_keys"]:
+            raise InputError(f"{folder} cannot become a checkpoint: {problem} {min(info[f'{problem}_keys'])}")
+    shape = {ours: getattr(config, hf) for ours, hf in CONFIG_NAMES.items()}
+    args = ModelArgs(**shape, rope_theta=float(config.rope_parameters["rope_theta"]))
+    state = model.state_dict()
+    weights = {ours: reorder(ours, state[hf], args, unpermute) for ours, hf, _ in weight_names(args)}
+    paths = {"tokenizer.json": folder, "tokenizer.model": Path(folder, "tokenizer.model")}
+    found = [path for name, path in paths.items() if Path(folder, name).exists()]
+    return args, weights, Tokenizer(found[0]) if found else None
+
+
+def refuse_other_models(config, folder):
+    """InputError for what model.py cannot represent, by its name in config.json."""
+    rope = config.rope_parameters
+    head_dim = config.hidden_size / config.num_attention_heads
+    reasons = {
+        f"rope_scaling ({rope['rope_type']})": rope["rope_type"] != "default",
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        f"head_dim={config.head_dim}, not hidden_size / num_attention_heads": config.head_dim != head_dim,
+        f"hidden_act={config.hidden_act}, not silu": config.hidden_act not in ("silu", "swish"),
+        "quantised weights (quantization_config)": hasattr(config, "quantization_config"),
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise InputError(f"{folder} cannot become a checkpoint: model.py does not have {reason}")
+
+
+# --------------------------------------------------------------------------------------------------------
+# out
+
+
+def write_ckpt(args, weights, tok, path):
+    """A checkpoint without an optimizer."""
+    model = dict(iter_weights(args, weights))
+    model.setdefault("output.weight", model["tok_embeddings.weight"])  # tied: torch.save writes it once
+    saved = {"model": model, "model_args": model_args_dict(args), "tokenizer": tok.state() if tok else None}
+    with atomic_write(path, "wb") as f:
+        torch.save(saved, f)
+    if not tok:
+        print("the source has no tokenizer: give one when sampling, python sample.py --tokenizer=PATH")
+    elif tok.n_words != args.vocab_size:
+        print(f"{tok.n_words} pieces, but {args.vocab_size} ids: sample.py needs as many of both")
+
+
+def write_hf(args, weights, tok, folder):
+    """config.json, generation_config.json and model.safetensors, and the tokenizer's files."""
+    transformers = import_optional("transformers", "--export_format=hf")
+    special_ids = (tok.bos_id, tok.eos_id, tok.pad_id) if tok else (-1, -1, -1)
+    bos, eos, pad = (i if i >= 0 else None for i in special_ids)
+    stops = [i for i in dict.fromkeys((eos, bos)) if i is not None]  # where sample.py stops, too
+    config = transformers.LlamaConfig(
+        **{hf: getattr(args, ours) for ours, hf in CONFIG_NAMES.items()},
+        rope_parameters={"rope_type": "default", "rope_theta": args.rope_theta},
+        bos_token_id=bos,
+        eos_token_id=stops or None,
+        pad_token_id=eos if pad is None else pad,
+    )
+    config.rope_theta = args.rope_theta  # where transformers 4 looks for it
+    state = {hf: reorder(ours, weights[ours], args, permute) for ours, hf, _ in weight_names(args)}
+    state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    with torch.device("meta"):  # without random weights
+        model = transformers.LlamaForCausalLM(config)
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    with replace_folder(folder) as new:
+        model.save_pretrained(new)
+        for name, content in tokenizer_files(tok, args.max_seq_len).items():
+            Path(new, name).write_bytes(content)
 
 
 @contextlib.contextmanager
-def new_folder(path):
-    """A folder to fill; when it is whole it takes the place of `path`, if that is an export or nothing."""
+def replace_folder(path):
+    """
+    A new folder to fill. When it is complete it replaces `path`. InputError if `path` holds a file that no
+    export writes: nothing of the user's is deleted.
+    """
     known = {"config.json", "generation_config.json", "model.safetensors", *FOLDER_FILES}
-    others = set(os.listdir(path)) - known if os.path.isdir(path) else ()
+    others = set(os.listdir(path)) - known if os.path.isdir(path) else set()
     if others:
-        raise ValueError(f"{path} holds {min(others)}, which is not of an export: give another --out")
+        raise InputError(f"{path} holds {min(others)}, which is not part of an export: give another --out")
     new = os.path.normpath(path) + ".tmp"
-    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)  # what a killed export has left
     os.makedirs(new)
-    try:
-        yield new
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(new, path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    yield new
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(new, path)
 
 
-def write_safetensors(path, source, theirs, halves):
-    """
-    The weights under the names `theirs`, {ours: theirs}: see weights.read_safetensors for the format. By
-    hand, since the package's writer wants all tensors at once.
-    """
-    dtypes = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
-    at, header = 0, {"__metadata__": {"format": "pt"}}
-    for ours, name in theirs.items():
-        w = source.weights[ours]
-        end = at + w.nbytes
-        header[name] = {"dtype": dtypes[w.dtype], "shape": list(w.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
-    with atomic_write(path, "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        for _, w in walk(source, halves):
-            f.write(raw(w))
-
-
-# --------------------------------------------------------------------------------------------------------
-# llama2.c
-
-
-def llama2c_header(source):
-    """The seven numbers that both versions have."""
-    a = source.args
+def llama2c_header(a):
+    """The seven numbers that both versions of .bin have."""
     if a.rope_theta != 10000.0 or not math.isclose(a.norm_eps, 1e-5):
         found = f"rope_theta={a.rope_theta:g} and norm_eps={a.norm_eps:g}"
-        raise ValueError(f"llama2.c has rope_theta=10000 and norm_eps=1e-5 built in, not {found}")
+        raise InputError(f"llama2.c has rope_theta=10000 and norm_eps=1e-5 built in, not {found}")
     return [a.dim, a.hidden_dim, a.n_layers, a.n_heads, a.n_kv_heads, a.vocab_size, a.max_seq_len]
 
 
-def write_llama2c(source, path):
-    """Version 0; weights.read_llama2c says what lies where."""
-    a, header = source.args, llama2c_header(source)
-    if not a.tie_embeddings:
+def write_llama2c(args, weights, tok, path):
+    """Version 0. load_llama2c says what stands where."""
+    header = llama2c_header(args)
+    if not args.tie_embeddings:
         header[5] *= -1
+    tables = precompute_freqs_cis(args.dim // args.n_heads, args.max_seq_len, args.rope_theta)
     with atomic_write(path, "wb") as f:
         f.write(struct.pack("<7i", *header))
-        for name, w in walk(source):
-            f.write(raw(w.float()))
+        for name, w in iter_weights(args, weights):
+            f.write(w.float().numpy().tobytes())
             if name == "norm.weight":
-                for table in M.rope_tables(a.dim // a.n_heads, a.max_seq_len, a.rope_theta):
-                    f.write(raw(table))
-    write_tokenizer_bin(source, path)
+                for table in tables:
+                    f.write(table.numpy().tobytes())
+    write_tokenizer_bin(tok, path)
 
 
-def write_llama2c_q80(source, path):
+def write_llama2c_q80(args, weights, tok, path):
     """
-    Version 2: 256 bytes of header, the norms in float32, then of each matrix the int8 numbers and the
-    float32 scales, one for each group of neighbours in a row. runq.c multiplies group by group, so that a
-    group must divide dim and hidden_dim, the two lengths that rows have: stories260K's 172 leaves 4, and
-    so twice the bytes of groups of 64.
+    Version 2: 256 bytes of header, the norms in float32, then for each matrix its int8 numbers and its
+    float32 scales, one for each group of neighbours in a row. runq.c multiplies group by group, so a group
+    must divide dim and hidden_dim, the two lengths that rows have. stories260K's hidden_dim of 172 allows
+    groups of 4, which take twice the bytes of groups of 64.
     """
-    a, header = source.args, llama2c_header(source)
-    group = math.gcd(64, a.dim, a.hidden_dim)
+    header = llama2c_header(args)
+    group = math.gcd(64, args.dim, args.hidden_dim)
     with atomic_write(path, "wb") as f:
-        head = struct.pack("<Ii7iBi", LLAMA2C_MAGIC, 2, *header, a.tie_embeddings, group)
+        head = struct.pack("<Ii7iBi", LLAMA2C_MAGIC, 2, *header, args.tie_embeddings, group)
         f.write(head.ljust(256, b"\0"))
-        for matrices in (False, True):
-            for _, w in walk(source):
-                if not matrices and w.dim() == 1:
-                    f.write(raw(w.float()))
-                elif matrices and w.dim() == 2:
-                    groups = w.float().reshape(-1, group)
-                    scale = groups.abs().amax(dim=1, keepdim=True) / 127  # 0 in a group of zeros
-                    f.write(raw((groups / scale.clamp(min=1e-30)).round().to(torch.int8)))
-                    f.write(raw(scale))
-    print(f"groups of {group}: {1 + 4 / group:g} bytes a weight")
-    write_tokenizer_bin(source, path)
+        for _, w in sorted(iter_weights(args, weights), key=lambda item: item[1].dim()):  # the norms first
+            if w.dim() == 1:
+                f.write(w.float().numpy().tobytes())
+            else:
+                groups = w.float().reshape(-1, group)
+                scale = groups.abs().amax(dim=1, keepdim=True) / 127  # 0 in a group of zeros
+                numbers = (groups / scale.clamp(min=1e-30)).round().to(torch.int8)
+                f.write(numbers.numpy().tobytes())
+                f.write(scale.numpy().tobytes())
+    print(f"groups of {group}: {1 + 4 / group:g} bytes per parameter")
+    write_tokenizer_bin(tok, path)
 
 
-def write_tokenizer_bin(source, path):
-    tok = source.tokenizer
+def write_tokenizer_bin(tok, path):
+    """tokenizer.bin beside the model."""
     if not tok or tok.kind != "sentencepiece":
-        print("no tokenizer.bin: llama2.c reads sentencepiece vocabularies only, and the source holds none")
-        return
+        return print("no tokenizer.bin: llama2.c reads sentencepiece vocabularies only, and there is none")
     with atomic_write(os.path.join(os.path.dirname(path), "tokenizer.bin"), "wb") as f:
         f.write(llama2c_bytes(tok))
 
 
-# --------------------------------------------------------------------------------------------------------
-# GGUF
-
-
-def write_gguf(source, path, q8_0=False):
+def llama2c_bytes(tok):
     """
-    GGUF's llama architecture. It pairs neighbours in RoPE as we do, so that no row changes its place.
-    Matrices are float16 or Q8_0 (blocks of 32 in a row; a row that 32 does not divide stays float16),
-    norms float32.
+    llama2.c's tokenizer.bin, little-endian: uint32 longest piece in bytes, then for each piece float32
+    score, uint32 length, its bytes. '▁' is written as the space that it stands for, BOS and EOS with the
+    newlines that run.c expects.
     """
-    gguf = need("gguf", "--format=gguf")
-    a = source.args
-    if not source.tokenizer:
-        raise ValueError("a GGUF file holds a tokenizer, and the source has none: give --tokenizer=PATH")
-    kinds = gguf.GGMLQuantizationType
-
-    def kind_of(w):
-        return kinds.F32 if w.dim() == 1 else kinds.Q8_0 if q8_0 and w.shape[1] % 32 == 0 else kinds.F16
-
-    with atomic_write(path, "wb") as f:
-        writer = gguf.GGUFWriter(f.name, "llama")
-        writer.add_name(os.path.splitext(os.path.basename(path))[0])
-        writer.add_context_length(a.max_seq_len)
-        writer.add_embedding_length(a.dim)
-        writer.add_block_count(a.n_layers)
-        writer.add_feed_forward_length(a.hidden_dim)
-        writer.add_head_count(a.n_heads)
-        writer.add_head_count_kv(a.n_kv_heads)
-        writer.add_layer_norm_rms_eps(a.norm_eps)
-        writer.add_rope_dimension_count(a.dim // a.n_heads)
-        writer.add_rope_freq_base(a.rope_theta)
-        writer.add_vocab_size(a.vocab_size)
-        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if q8_0 else gguf.LlamaFileType.MOSTLY_F16)
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        add_to_gguf(writer, source.tokenizer, a.vocab_size)
-        for ours, _, name in names(a):
-            w, kind = source.weights[ours], kind_of(source.weights[ours])
-            block, size = gguf.GGML_QUANT_SIZES[kind]
-            writer.add_tensor_info(name, w.shape, "float32", w.numel() // block * size, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for _, w in walk(source):
-            writer.write_tensor_data(gguf.quants.quantize(w.float().numpy(), kind_of(w)))
-        writer.close()
+    pieces = [tok.piece(i).replace("▁", " ") for i in range(tok.n_words)]
+    pieces[tok.bos_id] = "\n<s>\n"
+    pieces[tok.eos_id] = "\n</s>\n"
+    pieces = [piece.encode("utf-8") for piece in pieces]
+    rows = [struct.pack("<fI", tok.sp.get_score(i), len(piece)) + piece for i, piece in enumerate(pieces)]
+    return struct.pack("<I", max(map(len, pieces))) + b"".join(rows)
 
 
-# --------------------------------------------------------------------------------------------------------
-# ours
+def write_gguf(args, weights, tok, path, q8_0=False):
+    """See gguf_export.py. GGUF pairs neighbours in RoPE as we do, so no row changes its place."""
+    tensors = {gguf: weights[ours] for ours, _, gguf in weight_names(args)}
+    gguf_export.write_gguf(path, args, tensors, tok, q8_0)
 
 
-def write_ckpt(source, path):
-    """
-    A checkpoint without an optimizer. torch.save wants all tensors at once; so the walk goes into a
-    scratch file, and torch.save gets that one mapped.
-    """
-    tok, scratch = source.tokenizer, path + ".scratch.tmp"
-    try:
-        write_safetensors(scratch, source, {ours: ours for ours, *_ in names(source.args)}, halves=False)
-        weights = read_safetensors(scratch)
-        weights.setdefault("output.weight", weights["tok_embeddings.weight"])  # tied: saved once
-        state = {"model": weights, "model_args": plain_args(source.args), "config": {}, "iter_num": 0,
-                 "best_val_loss": math.inf, "tokenizer": tok.state() if tok else None}  # fmt: skip
-        save_checkpoint(state, path)
-    finally:
-        if os.path.exists(scratch):
-            os.remove(scratch)
-    if not tok:
-        print("there was no tokenizer: give it when sampling, python sample.py --tokenizer=PATH")
-    elif tok.n_words != source.args.vocab_size:
-        print(f"{tok.n_words} pieces, but {source.args.vocab_size} ids: sample.py wants as many of both")
+FORMATS = {  # the function that writes each format, and where to if --out is empty
+    "hf": (write_hf, "output/hf"),
+    "llama2c": (write_llama2c, "output/model.bin"),
+    "llama2c_q80": (write_llama2c_q80, "output/model_q80.bin"),
+    "gguf": (write_gguf, "output/model.gguf"),
+    "gguf_q8_0": (functools.partial(write_gguf, q8_0=True), "output/model_q8_0.gguf"),
+    "ckpt": (write_ckpt, "output/imported.pt"),
+}
 
 
-WRITERS = {
-    "hf": write_hf, "llama2c": write_llama2c, "llama2c_q80": write_llama2c_q80, "gguf": write_gguf,
-    "gguf_q8_0": functools.partial(write_gguf, q8_0=True), "ckpt": write_ckpt,
-}  # fmt: skip
+def main():
+    write, default_path = FORMATS[export_format]
+    path = out or default_path
+    if os.path.exists(path):
+        if os.path.exists(checkpoint) and os.path.samefile(path, checkpoint):
+            raise InputError(f"--out={path} is the source itself: give another")
+        if os.path.isdir(path) != (export_format == "hf"):
+            raise InputError(f"--out={path} is a {'folder' if os.path.isdir(path) else 'file'}: give another")
+    write(*load_weights(checkpoint, tokenizer), path)
+    print(f"wrote {path}")
+
 
 if __name__ == "__main__":
     override(globals())
-    out = out or OUT[format]
-    if os.path.exists(out) and os.path.exists(checkpoint) and os.path.samefile(out, checkpoint):
-        raise ValueError(f"--out={out} is what is read: give another")
-    source = open_source(checkpoint, tokenizer)
-    WRITERS[format](source, out)
-    print(f"wrote {out}")
+    main()

@@ -1,29 +1,27 @@
 """
-Loss curves, of one run or of several in comparison.
+Loss curves of one run, or of several side by side.
 
 Reads  log.jsonl (train.py)
-Writes loss.png beside the first
+Writes loss.png beside the first of them
 
     python -m extras.plot --log=output/log.jsonl
     python -m extras.plot --log=output_adamw/log.jsonl,output_muon/log.jsonl --out=compare.png
 
-train.py calls draw() at each evaluation, where matplotlib is installed: pip install matplotlib
+train.py draws its own at each evaluation, where matplotlib is installed: pip install matplotlib
 """
 
 import json
 import os
 
-from configurator import need, override
+from configurator import import_optional, override
 
-log = "output/log.jsonl"  # a run's log; several with commas between them
+log = "output/log.jsonl"  # the log of a run; several with commas between them
 out = ""  # the picture; '' is loss.png beside the first log
 
 
 def draw(paths, out):
     """The training loss of each step, pale, and the losses of both splits at each evaluation."""
-    need("matplotlib", "a picture of the loss")
-    import matplotlib.pyplot as plt
-
+    plt = import_optional("matplotlib.pyplot", "a picture of the loss")
     plt.switch_backend("agg")  # no window
     fig, ax = plt.subplots(figsize=(7, 4))
     for color, path in zip(plt.cm.tab10.colors * len(paths), paths):
@@ -33,7 +31,7 @@ def draw(paths, out):
         for key, style, alpha in (("loss", "-", 0.3), ("train_loss", "x", 1), ("val_loss", "o-", 1)):
             points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
             ax.plot(*zip(*points) or ((), ()), style, color=color, alpha=alpha, label=f"{name}: {key}")
-    ax.set(xlabel="step", ylabel="loss (nats a token)")
+    ax.set(xlabel="step", ylabel="loss (nats per token)")
     ax.legend(fontsize=8)
     fig.savefig(out, dpi=120, bbox_inches="tight")
     plt.close(fig)

@@ -6,16 +6,18 @@ this file as their plugin, so that what is made for a session is made once for a
 import json
 import os
 import random
+import runpy
+import signal
 import subprocess
 import sys
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in a small model, threads wait longer than they work
 
 import pytest
 import torch
 
-import model as M
 import prepare_data
-import tinystories
-from checkpoints import plain_args
+from model import ModelArgs, Transformer, model_args_dict
 from tinystories import PretokDataset
 from tokenizer import Tokenizer
 
@@ -24,6 +26,7 @@ SHARED = os.path.join(HERE, "..", "shared", "data")
 LLAMA2C = os.path.join(SHARED, "llama2c")
 ZH = os.path.join(SHARED, "zh")
 START, END = 3, 4  # the ids of <|im_start|> and <|im_end|> in the Chinese track
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch may have been imported before
 needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason="../shared/data is not there")
 
 
@@ -37,6 +40,30 @@ def run(*args, ok=True, cwd=HERE, **kwargs):
     if not ok:
         assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) >= 1
     return done.stdout, done.stderr
+
+
+def run_here(script, *args):
+    """
+    Run a script in this process, without the two seconds in which a new one imports torch. Returns its
+    globals, or None where it ended by sys.exit(0).
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    argv, hook, precision = sys.argv, sys.excepthook, torch.get_float32_matmul_precision()
+    sys.argv = [script, *map(str, args)]
+    try:
+        return runpy.run_path(os.path.join(HERE, script), run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0
+    finally:
+        sys.argv, sys.excepthook = argv, hook
+        torch.set_float32_matmul_precision(precision)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def prepare(command, source, target, *args):
+    """prepare_data.py COMMAND, in this process."""
+    run_here("prepare_data.py", command, f"--input_path={source}", f"--output_path={target}", *args)
 
 
 def read_rows(path):
@@ -53,22 +80,16 @@ def data(tmp_path_factory):
     return folder
 
 
-SMALL = (
-    "--vocab_size=512",
-    "--dim=64",
-    "--n_layers=2",
-    "--n_heads=4",
-    "--n_kv_heads=2",
-    "--max_seq_len=64",
-    "--batch_size=4",
-    "--gradient_accumulation_steps=2",
-    "--eval_iters=4",
-    "--warmup_iters=2",
-    "--compile=false",
-    "--dtype=float32",
-    "--learning_rate=3e-3",
-    "--device=cpu",
-)
+def flags(**options):
+    """flags(dim=64) -> ["--dim=64"]"""
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+SMALL = flags(
+    vocab_size=512, dim=64, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=64, batch_size=4,
+    gradient_accumulation_steps=2, eval_iters=4, warmup_iters=2, compile="false", dtype="float32",
+    learning_rate=3e-3, device="cpu",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -96,25 +117,12 @@ def small_model(seed=0, lively=False, **changes):
     shape |= {"max_seq_len": 32, "multiple_of": 16}
     if lively:
         shape["tie_embeddings"] = False
-    model = M.Transformer(M.ModelArgs(**shape | changes))
+    model = Transformer(ModelArgs(**shape | changes))
     if lively:
         for p in model.parameters():
             if p.dim() == 2:
                 torch.nn.init.normal_(p, std=0.3)
     return model
-
-
-class tinystories_in:
-    """tinystories.py's functions in this process, with another data folder."""
-
-    def __init__(self, folder):
-        self.folder = str(folder)
-
-    def __enter__(self):
-        self.before, tinystories.data_dir = tinystories.data_dir, self.folder
-
-    def __exit__(self, *_):
-        tinystories.data_dir = self.before
 
 
 def dataset(data, split="train", T=64, **kwargs):
@@ -152,17 +160,17 @@ def zh(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("zh"), random.Random(0)
     texts = ["".join(sentences(rng, rng.randint(1, 90))) for _ in range(300)]
     write_rows(folder / "raw.jsonl", [{"text": text} for text in texts])
-    run("prepare_data.py", "pretrain", f"--input={folder}/raw.jsonl", f"--output={folder}/chunks.jsonl")
+    paths = (f"--input_path={folder}/raw.jsonl", f"--output_path={folder}/chunks.jsonl")
+    run("prepare_data.py", "pretrain", *paths)
     chats = []
     for _ in range(200):
         lines = sentences(rng, 2 * rng.randint(1, 4))
         speakers = ("human", "assistant") * len(lines)
         chats.append({"conversations": [{"from": s, "value": v} for s, v in zip(speakers, lines)]})
     write_rows(folder / "belle.json", chats)
-    run("prepare_data.py", "sft", f"--input={folder}/belle.json", f"--output={folder}/chats.jsonl")
-    args = (f"--input={folder}/chunks.jsonl", f"--output={folder}/tokenizer_k", "--vocab_size=600")
-    out, _ = run("train_tokenizer.py", *args)
-    assert "exactly the same" in out and "the same but for NFKC" in out and "DIFFERENT" not in out
+    run("prepare_data.py", "sft", f"--input_path={folder}/belle.json", f"--output_path={folder}/chats.jsonl")
+    args = (f"--data_path={folder}/chunks.jsonl", f"--save_dir={folder}/tokenizer_k", "--vocab_size=600")
+    run("train_tokenizer.py", *args)
     return folder
 
 
@@ -187,11 +195,11 @@ def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
     """A checkpoint with random weights, norms included, saved as train.py saves it."""
     torch.manual_seed(0)
     sizes = {"dim": 48, "n_layers": 2, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 96, "multiple_of": 8}
-    model = M.Transformer(M.ModelArgs(**sizes | {"max_seq_len": 64} | shape)).to(dtype)
+    model = Transformer(ModelArgs(**sizes | {"max_seq_len": 64} | shape)).to(dtype)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
     torch.save(
-        {"model": model.state_dict(), "model_args": plain_args(model.args), "tokenizer": tokenizer},
+        {"model": model.state_dict(), "model_args": model_args_dict(model.args), "tokenizer": tokenizer},
         path,
     )
     return str(path)

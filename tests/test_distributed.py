@@ -1,28 +1,34 @@
-"""Training by several processes, of which some die."""
+"""Training by several processes on one machine, by torchrun. Reads the shards of the fixture `data`."""
 
+import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from tests.fixtures import ALONE, HERE, SMALL, assert_same_run, children, needs_proc, read_bytes, run
+from tests.fixtures import (
+    ALONE,
+    HERE,
+    SMALL,
+    assert_same_run,
+    children,
+    flags,
+    needs_proc,
+    read_bytes,
+    read_rows,
+    run,
+)
 
 pytest_plugins = ["tests.fixtures"]
 
-TWENTY = (
-    *SMALL,
-    "--batch_size=2",
-    "--gradient_accumulation_steps=4",
-    "--max_iters=20",
-    "--eval_interval=10",
-    "--save_interval=5",
-    "--dropout=0.1",
+TWENTY = SMALL + flags(
+    batch_size=2, gradient_accumulation_steps=4, max_iters=20, eval_interval=10, save_interval=5, dropout=0.1
 )
 
 
@@ -36,18 +42,9 @@ def twenty(data, tmp_path_factory):
 
 def torchrun(processes, *args):
     """Start train.py as several processes of this machine; returns torchrun's process."""
-    own = [a for a in args if a.startswith("--max_restarts")]
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "train.py"]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={processes}",
-            *own,
-            "train.py",
-            *(a for a in args if a not in own),
-        ],
+        [sys.executable, *command, *args],
         cwd=HERE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -56,69 +53,62 @@ def torchrun(processes, *args):
     )
 
 
+def finish(process):
+    """Wait for torchrun; returns what the processes printed."""
+    printed = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, printed
+    return printed
+
+
 def ranks(parent):
     """{rank: process id} of the processes that torchrun has started."""
-    environs = {pid: read_bytes(f"/proc/{pid}/environ") for pid in children(parent)}
-    found = {pid: re.search(rb"(?:^|\0)RANK=(\d+)", environ) for pid, environ in environs.items()}
+    environments = {pid: read_bytes(f"/proc/{pid}/environ") for pid in children(parent)}
+    found = {pid: re.search(rb"(?:^|\0)RANK=(\d+)", text) for pid, text in environments.items()}
     return {int(rank[1]): pid for pid, rank in found.items() if rank}
 
 
-def wait_for(happens, process, seconds=60):
-    until = time.time() + seconds
-    while not happens():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.time() < until, "it did not come to this"
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_train_as_one_does(data, twenty, tmp_path, processes):
+    printed = finish(torchrun(processes, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}"))
+    assert printed.count("finished: 20 steps") == 1  # only the first process prints
+    assert_same_run(tmp_path, twenty, 1e-5)
+
+
+@needs_proc
+def test_a_rank_that_dies_ends_all_and_two_processes_resume_what_four_began(data, twenty, tmp_path):
+    process = torchrun(4, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}")
+    log = tmp_path / "log.jsonl"
+    until = time.time() + 60
+    while not (log.exists() and '"step": 6, "loss"' in log.read_text()):  # last.pt is of step 5
+        assert process.poll() is None and time.time() < until, process.communicate()[0]
         time.sleep(0.002)
-
-
-def logged(out, step):
-    """Whether the training row of a step is in the log, as the text of a file that is being written."""
-    try:
-        with open(os.path.join(out, "log.jsonl"), encoding="utf-8") as f:
-            return f'"step": {step}, "loss"' in f.read()
-    except FileNotFoundError:
-        return False
-
-
-def test_four_processes_train_as_one_does(data, twenty, tmp_path):
-    process = torchrun(4, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}/out")
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
-    assert said.count("finished: 20 steps") == 1  # only the first process speaks
-    assert_same_run(tmp_path / "out", twenty, 1e-5)
-
-
-@needs_proc
-def test_torchrun_starts_a_run_again_that_goes_on_by_itself(data, twenty, trained, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    shutil.copy(os.path.join(trained, "last.pt"), out)  # an older run's, at step 40: not to be gone on from
-    process = torchrun(2, "--max_restarts=3", *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
-    wait_for(lambda: logged(out, 1), process)
-    os.kill(ranks(process.pid)[1], signal.SIGKILL)  # before anything is saved
-    wait_for(lambda: not logged(out, 1), process)
-    wait_for(lambda: logged(out, 7), process)
-    os.kill(ranks(process.pid)[0], signal.SIGKILL)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
-    assert re.findall(r"going on with step \d+", said) in (
-        ["going on with step 5"],
-        ["going on with step 10"],
-    )
-    assert_same_run(out, twenty, 1e-5)
-
-
-@needs_proc
-def test_a_rank_that_dies_ends_all_and_another_number_goes_on(data, twenty, tmp_path):
-    out = tmp_path / "out"
-    process = torchrun(2, *TWENTY, f"--data_dir={data}", f"--out_dir={out}")
-    wait_for(lambda: logged(out, 6), process)
-    began, pids = time.time(), ranks(process.pid)
+    pids = ranks(process.pid)
     os.kill(pids[1], signal.SIGKILL)
-    said = process.communicate(timeout=60)[0]
-    assert time.time() - began < 60 and process.returncode != 0 and "SIGKILL" in said
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
-    run("train.py", "--init_from=resume", f"--out_dir={out}", "--device=cpu", env=os.environ | ALONE)
-    assert_same_run(out, twenty, 1e-5)
-    got, want = (torch.load(os.path.join(o, "last.pt"), weights_only=True)["model"] for o in (out, twenty))
-    assert all(torch.allclose(got[k], w, atol=1e-5) for k, w in want.items())
+    assert "SIGKILL" in process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert len(pids) == 4 and not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["iter_num"] < 20
+
+    finish(torchrun(2, "--init_from=resume", f"--out_dir={tmp_path}", "--device=cpu"))
+    assert_same_run(tmp_path, twenty, 1e-5)
+    got, want = (torch.load(f"{out}/last.pt", weights_only=True)["model"] for out in (tmp_path, twenty))
+    assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in want.items())
+
+
+def test_every_learned_target_counts_the_same_in_any_process_and_micro_batch(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("data00", "data01"):
+        rng.integers(512, size=(40, 129), dtype="<u2").tofile(tmp_path / f"{name}.bin")
+        mask = np.zeros((40, 129), "u1")
+        mask[0::2, -4:] = 1  # 4 learned targets in a row, and in the next 128
+        mask[1::2, -128:] = 1
+        mask.tofile(tmp_path / f"{name}.mask")
+    (tmp_path / "meta.json").write_text(json.dumps({"vocab_size": 512, "dtype": "uint16", "row_len": 128}))
+    args = SMALL + flags(vocab_source=tmp_path, max_seq_len=128, max_iters=10)
+    one = flags(out_dir=tmp_path / "1", batch_size=2, gradient_accumulation_steps=1, eval_iters=2)
+    two = flags(out_dir=tmp_path / "2", batch_size=1, gradient_accumulation_steps=2, eval_iters=4)
+    run("train.py", *args, *one, env=os.environ | ALONE)
+    finish(torchrun(2, *args, *two))
+    for row, other in zip(*(read_rows(tmp_path / n / "log.jsonl") for n in "12"), strict=True):
+        for key in row.keys() & {"loss", "grad_norm", "train_loss", "val_loss"}:
+            assert other[key] == pytest.approx(row[key], abs=1e-6, rel=1e-6), (row, other)

@@ -1,26 +1,22 @@
-"""The texts: what they say of files, commands and options is so."""
+"""The texts: the files, commands, options and names of the code that they mention exist."""
 
-import ast
+import argparse
+import glob
 import os
 import re
 import shlex
 
 import pytest
 
+from configurator import parse_value
 from tests.fixtures import HERE
 
-pytest_plugins = ["tests.fixtures"]
-
-EXERCISES = {"dpi", "dpy"}  # a knob that the reader adds to plot.py, and misspells
-OTHERS = {"pytest", "pip", "venv"}  # modules that are not ours
-DOCS = (
-    "README.md",
-    "docs/README.zh.md",
-    "docs/course.md",
-    "docs/course.zh.md",
-    "docs/answers.md",
-    "docs/CONTRIBUTING.md",
-)
+PAIRS = (("README.md", "docs/README.zh.md"), ("docs/course.md", "docs/course.zh.md"))
+DOCS = [*PAIRS[0], *PAIRS[1], "docs/answers.md", "docs/CONTRIBUTING.md", "docs/experiments.md"]
+EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
+FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
+SHORTCUTS = {"toy": "train.py", "sums": "train.py", "hf": "extras/train_hf.py"}  # course.md defines them
+FENCED = r"(?ms)^```.*?^```"
 
 
 def text_of(name):
@@ -28,84 +24,77 @@ def text_of(name):
         return f.read()
 
 
-def commands_of(text):
-    """Every command with one of our scripts or modules, in code blocks and between backticks, as words."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    inline = re.findall(r"`((?:python|torchrun|accelerate|bash) [^`\n]+)`", text)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines() + inline
-    found = [shlex.split(line, comments=True) for line in lines]
-    return [[w for w in words if w not in ("$", "|")] for words in found if script_of(words)[0]]
+def files(*endings):
+    rooms = [glob.glob(room, root_dir=HERE) for room in ("*", "extras/*", "tests/*", "docs/*")]
+    return [path for room in rooms for path in room if path.endswith(endings)]
 
 
-def script_of(words):
-    """
-    ["python", "-m", "extras.plot", "--help"] -> ("extras/plot.py", ["--help"]): what a command runs, and what
-    it gives it; ("", []) where that is nothing of ours.
-    """
-    for i, word in enumerate(words):
-        if word.endswith(".py"):
-            return word, words[i + 1 :]
-        if i and words[i - 1] == "-m" and word not in OTHERS:
-            return word.replace(".", "/") + ".py", words[i + 1 :]
-    return "", []
+def blocks_of(name, language):
+    return "\n".join(re.findall(rf"(?ms)^```{language}\n(.*?)^```", text_of(name)))
 
 
-def knobs_of(script):
-    tree = ast.parse(text_of(script))
-    names = {
-        n.targets[0].id: n.value
-        for n in tree.body
-        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
-    }
-    verbs = ast.literal_eval(names["VERBS"]) if "VERBS" in names else ()
-    return set(names), verbs
+def commands_of(name):
+    """(script, words) of each command with a script or module of ours, in code blocks and in backticks."""
+    lines = blocks_of(name, "bash").replace("\\\n", " ").splitlines()
+    lines += re.findall(r"`((?:python|torchrun|accelerate|toy|sums|hf) [^`\n]+)`", text_of(name))
+    for words in (shlex.split(line, comments=True) for line in lines if "() {" not in line):
+        for i, word in enumerate(words):
+            module = i and words[i - 1] == "-m" and word not in FOREIGN
+            if word.endswith(".py") or module or (i == 0 and word in SHORTCUTS):
+                script = word.replace(".", "/") + ".py" if module else SHORTCUTS.get(word, word)
+                yield script, words[i + 1 :]
+                break
 
 
-@pytest.mark.parametrize("name", DOCS)
-def test_the_commands_in_a_text_exist(name):
-    commands = commands_of(text_of(name))
-    assert commands
-    for words in commands:
-        script, rest = script_of(words)
-        assert os.path.exists(os.path.join(HERE, script)), words
-        if script == "test_all.py":
-            continue
-        knobs, verbs = knobs_of(script)
-        if verbs:
-            assert rest[:1] == ["--help"] or rest[0] in verbs, words
-        for word in rest:
-            key = word[2:].partition("=")[0] if word.startswith("--") else "help"
-            assert key in knobs | {"help"} | EXERCISES, (words, key)
-
-
-def test_a_command_is_known_by_its_file_or_its_module():
-    found = commands_of("`python train.py --dim=64` `python -m pytest -q` `torchrun -m extras.gone --y`")
-    assert [script_of(words) for words in found] == [("train.py", ["--dim=64"]), ("extras/gone.py", ["--y"])]
-    for name in ("README.md", "docs/course.md"):
-        assert {"extras/export.py", "train.py"} <= {script_of(c)[0] for c in commands_of(text_of(name))}
+def check_command(script, words):
+    source = text_of(script)
+    options = dict(re.findall(r"^([a-z]\w*) = (.*)$", source, re.MULTILINE)) | {"help": ""}
+    commands = re.findall(r'"(\w+)"', "".join(re.findall(r"^COMMANDS = (.*)$", source, re.MULTILINE)))
+    if commands and script != "extras/train_hf.py":  # which may leave out its command `train`
+        assert words[0] in [*commands, "--help"], (script, words)
+    for word in words:
+        key, _, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and not {key, value} & EXERCISES:
+            assert key in options, (script, word)
+            default, _, comment = options[key].partition("  # ")
+            if " | " in comment and "PATH" not in comment:
+                parse_value(value, default.strip('"'), comment)
 
 
 @pytest.mark.parametrize("name", DOCS)
-def test_the_files_that_a_text_names_exist(name):
+def test_the_commands_names_and_files_in_a_text_exist(name):
     text = text_of(name)
+    for script, words in commands_of(name):
+        check_command(script, words)
+    scripts = [path for path in files(".py") if path != "tests/test_docs.py"]
+    known = set(re.findall(r"\w+", "\n".join(map(text_of, scripts)))) | EXERCISES | FOREIGN
+    for span in re.findall(r"`([A-Za-z_][\w.]*)(?:\(.*?\))?`", re.sub(FENCED, "", text)):
+        if not span.isupper():  # no variable of the environment
+            assert os.path.exists(os.path.join(HERE, span)) or set(span.split(".")) <= known, span
+    assert set(re.findall(r"\w+\.py\b", text)) <= {"test_docs.py", *map(os.path.basename, scripts)}
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r'(?:src|srcset)="([^":]+)"', text)
-    assert links
-    for link in links:
-        assert os.path.exists(os.path.join(HERE, os.path.dirname(name), link)), link
+    assert all(os.path.exists(os.path.join(HERE, os.path.dirname(name), link)) for link in links), links
 
 
-@pytest.mark.parametrize(
-    "english, chinese", [("README.md", "docs/README.zh.md"), ("docs/course.md", "docs/course.zh.md")]
-)
+def test_what_does_not_exist_is_found():
+    for word in ("--dims=64", "--schedule=sine"):
+        with pytest.raises((AssertionError, argparse.ArgumentTypeError)):
+            check_command("train.py", [word])
+    for name in DOCS[:4]:
+        assert {script for script, _ in commands_of(name)} >= {"train.py", "extras/export.py"}
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
 def test_both_languages_say_the_same(english, chinese):
-    a, b = text_of(english), text_of(chinese)
-    assert commands_of(a) == commands_of(b)
-    levels = [
-        re.findall(r"^(#+) ", re.sub(r"^```.*?^```", "", t, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
-        for t in (a, b)
-    ]
-    assert levels[0] == levels[1]
-    numbers = [
-        set(re.findall(r"(?<![A-Za-z0-9_.,])\d+(?:,\d{3})*(?:\.\d+)?(?![A-Za-z0-9_])", t)) for t in (a, b)
-    ]
-    assert {n for n in numbers[0] ^ numbers[1] if len(n) > 2} == set()  # small ones may be words
+    assert list(commands_of(english)) == list(commands_of(chinese))
+    texts = text_of(english), text_of(chinese)
+    a, b = (re.findall(r"(?m)^(#+) ", re.sub(FENCED, "", text)) for text in texts)
+    assert a == b
+    a, b = (set(re.findall(r"(?a)(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", text)) for text in texts)
+    assert {n for n in a ^ b if len(n) > 2} == set()  # small ones may be words
+
+
+def test_the_answers_change_lines_of_the_code_and_no_old_word_is_left():
+    code = "\n".join(map(text_of, files(".py")))
+    assert all(line in code for line in re.findall(r"(?m)^-(.*)$", blocks_of("docs/answers.md", "diff")))
+    assert "kno" + "b" not in "".join(map(text_of, files(".py", ".md", ".sh", ".toml"))).lower()

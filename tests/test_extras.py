@@ -1,0 +1,168 @@
+"""What the course only mentions: synthetic stories, texts of one's own, broken lines, archives, Muon."""
+
+import os
+import re
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+import prepare_data
+import tinystories
+import train_tokenizer
+from configurator import InputError
+from extras import own_text, synthetic_stories
+from extras.muon import Muon, configure_muon, orthogonalize
+from tests.fixtures import LLAMA2C, SHARED, flags, prepare, read_rows, run, small_model, write_rows
+from tinystories import Task, read_meta, write_json
+from tokenizer import Tokenizer
+
+pytest_plugins = ["tests.fixtures"]
+
+
+def test_the_same_seed_tells_the_same_stories():
+    one, two = (synthetic_stories.write_shard(7, 3, 20_000) for _ in range(2))
+    assert one == two != synthetic_stories.write_shard(8, 3, 20_000)
+    assert 20_000 <= sum(len(s["story"].encode()) for s in one) < 25_000
+    assert set(one[0]) == {"story", "instruction", "summary", "source"}
+
+
+def test_synthetic_stories_hold_names_to_copy():
+    stories = [s["story"] for s in synthetic_stories.write_shard(1, 0, 100_000)]
+    others = " ".join(s["story"] for s in synthetic_stories.write_shard(2, 0, 1_000_000))
+    known = set(re.findall(r"\w+", others))
+    copied = 0
+    for words in (re.findall(r"\w+", story) for story in stories):
+        copied += any(w[0].isupper() and w not in known and words.count(w) >= 3 for w in set(words))
+    assert copied > len(stories) / 2  # repeat a name that 6,000 other stories do not have
+
+
+def test_a_text_of_ones_own_becomes_stories_and_shards(tmp_path):
+    texts = [s["story"] for s in synthetic_stories.write_shard(0, 0, 90_000)]
+    (tmp_path / "my.txt").write_text("\n<|endoftext|>\n".join(texts), encoding="utf-8")
+    write_rows(tmp_path / "my.jsonl", [{"body": text} for text in texts])
+    write_json(f"{tmp_path}/my.json", [{"body": text} for text in texts])
+    for kind in ("txt", "jsonl", "json"):
+        shards = own_text.split_own_text(f"{tmp_path}/my.{kind}", "body", 50)
+        assert [s["story"] for shard in shards for s in shard] == texts and len(shards) == 4
+    run("tinystories.py", "pretokenize", f"--input_path={tmp_path}/my.txt",
+        *flags(data_dir=f"{tmp_path}/mine", vocab_size=400, workers=2))  # fmt: skip
+    meta, tok = read_meta(f"{tmp_path}/mine/tok400", 400), Tokenizer(f"{tmp_path}/mine/tok400.model")
+    ids = np.concatenate([np.fromfile(p, "<u2") for p in sorted((tmp_path / "mine/tok400").glob("*.bin"))])
+    assert tok.decode(ids.tolist()).replace(" ", "") == "".join(texts).replace(" ", "")
+    assert all(split["documents"] for split in meta["splits"].values())
+
+
+ODD_TEXTS = (
+    "", " ", "a", "  two  spaces ", "tabs\tand\nnewlines\n\n\nthree", "  lead", "trail  ", "nbsp\u00a0 here",
+    "一天，小花 去公园。 她很高兴！", "▁literal ▁ one", "1234 5", "x\u0000y", "é e\u0301", "👍🏽 ok", "“q”",
+)  # fmt: skip
+
+
+def test_the_word_cache_gives_the_ids_of_sentencepiece(data):
+    paths = [f"{data}/tok512.model"]
+    texts = [s["story"] for s in synthetic_stories.write_shard(0, 0, 100_000)]
+    if os.path.isdir(SHARED):
+        paths += [f"{LLAMA2C}/tok{n}.model" for n in (512, 4096)]
+        texts += tinystories.read_texts(f"{SHARED}/tinystories/data00.json")
+    for tok in map(Tokenizer, paths):
+        encode = tinystories.text_encoder(tok, "uint16")
+        for text in [*texts, *ODD_TEXTS]:
+            assert np.frombuffer(encode(text), "<u2").tolist() == tok.encode(text), repr(text)
+
+
+def test_ids_above_65536_take_four_bytes(tmp_path):
+    class Large:
+        kind, n_words, bos_id, eos_id = "tokenizers", 70_000, 69_999, -1
+
+        def encode_batch(self, texts):
+            return [[65_536 + ord(c) for c in text] for text in texts]
+
+        def normalize(self, text):
+            return text
+
+    ids, counts = tinystories.encode_documents(["ab", "c"], Large(), "uint32")
+    assert np.frombuffer(ids, "<u4").tolist() == [69_999, 65_633, 65_634, 69_999, 65_635]
+    assert counts["tokens"] == 5
+
+
+def test_workers_change_nothing_but_the_speed(data):
+    kwargs = {"max_seq_len": 64, "vocab_size": 512, "vocab_source": "custom", "data_dir": data}
+    one, two = (Task.iter_batches(3, "cpu", workers, 2, split="train", **kwargs) for workers in (0, 2))
+    for (a, _), (b, _), _ in zip(one, two, range(6)):
+        assert torch.equal(a, b)
+
+
+def test_broken_stories_are_named_skipped_and_counted(data, tmp_path, capsys):
+    path = f"{tmp_path}/data01.json"
+    write_json(path, [{"story": "One."}, {"tale": "no story here"}, {"story": " "}, {"story": "Two."}])
+    _, _, counts = tinystories.process_shard({"path": path}, Tokenizer(f"{data}/tok512.model"), "uint16")
+    assert (counts["documents"], counts["skipped"]) == (2, 2)
+    assert "data01.json: story 1 has no text" in capsys.readouterr().err
+    (tmp_path / "data02.json").write_text('[{"story": "cut o')
+    with pytest.raises(InputError, match="data02.json is broken at line 1, column 12"):
+        tinystories.read_texts(f"{tmp_path}/data02.json")
+
+
+def test_bad_lines_are_named_by_number_skipped_and_counted(tmp_path, capsys):
+    bad = [b"{", b'{"text": 5}', b"", b'{"text": "\\ud800"}', b"\xff"]
+    (tmp_path / "raw.jsonl").write_bytes(b"\n".join([b'{"text": "a"}', *bad, b'{"text": "b"}']))
+    prepare("pretrain", tmp_path / "raw.jsonl", tmp_path / "out.jsonl")
+    assert [row["text"] for row in read_rows(tmp_path / "out.jsonl")] == ["a", "b"]
+    out, err = capsys.readouterr()
+    assert re.findall(r"raw.jsonl, line (\d): ", err) == ["2", "3", "5", "6"]
+    assert "out.jsonl: 2 lines" in out and re.search(r"left out: .*no text \(1\)", out)
+
+
+def test_a_packed_corpus_is_read_as_it_lies(tmp_path):
+    source = write_rows(tmp_path / "raw.jsonl", [{"text": "春江潮水" * n} for n in range(300)])
+    packed = tmp_path / "raw.jsonl.tar.bz2"
+    with tarfile.open(packed, "w:bz2") as tar:
+        tar.add(source, "folder/raw.jsonl")
+    for path in (source, packed):
+        prepare("pretrain", path, f"{path}.out")
+    assert (tmp_path / "raw.jsonl.out").read_bytes() == (tmp_path / "raw.jsonl.tar.bz2.out").read_bytes()
+    data = packed.read_bytes()
+    packed.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="raw.jsonl.tar.bz2 cannot be read to its end"):
+        prepare("pretrain", packed, tmp_path / "half.jsonl")
+    assert not list(tmp_path.glob("half*"))
+
+
+def test_max_chars_caps_what_is_learned_and_takes_it_from_everywhere(zh):
+    path = str(zh / "chunks.jsonl")
+    texts = list(train_tokenizer.sample_texts(path, 5000))
+    assert sum(map(len, texts)) == 5000
+    parts = prepare_data.split_file(path)[1:]
+    firsts = [next(prepare_data.read_texts_from_jsonl(path, *part)) for part in parts]
+    assert all(any(first.startswith(text[:20]) for text in texts) for first in firsts)
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (64, 24)])
+def test_muon_is_torchs(shape):
+    ours, theirs = (torch.nn.Parameter(torch.full(shape, 0.01)) for _ in range(2))
+    a, b = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        a.step()
+        b.step()
+    assert torch.allclose(ours, theirs, atol=0.02 * ours.abs().max().item())  # theirs computes in bfloat16
+    s = torch.linalg.svdvals(orthogonalize(ours.grad[None])[0])
+    assert s.min() > 0.5 and s.max() < 1.3
+
+
+def test_muon_has_the_matrices_of_the_blocks_and_learns_one_batch_by_heart():
+    model, x = small_model(), torch.randint(96, (4, 17))
+    optimizers = configure_muon(model, 0.1, 1e-2, (0.9, 0.95), "cpu")
+    adamw, muon = ([id(p) for group in o.param_groups for p in group["params"]] for o in optimizers)
+    assert sorted(muon) == sorted(id(p) for p in model.layers.parameters() if p.dim() == 2)
+    assert sorted(adamw + muon) == sorted(id(p) for p in model.parameters())  # each once
+    for _ in range(80):
+        loss = model(x[:, :-1], x[:, 1:])
+        loss.backward()
+        for o in optimizers:
+            o.step()
+            o.zero_grad()
+    assert loss.item() < 0.1
