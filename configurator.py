@@ -103,6 +103,12 @@ def print_input_error(kind, error, trace):
     print(f"{os.path.basename(sys.argv[0])}: {sentence or 'interrupted'}", file=sys.stderr)
 
 
+def first_line(error):
+    """The first line of a library's error message, or the error's name where there is no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
 def import_optional(package, why):
     """The module of an optional package. InputError says how to install it."""
     try:

@@ -10,7 +10,7 @@ import re
 import torch
 import torch.distributed as dist
 
-from configurator import InputError
+from configurator import InputError, first_line
 
 # FLOP/s of dense matrix products in bfloat16 (V100, T4: float16), from the makers' data sheets, by words of
 # the device's name; the first that matches counts.
@@ -116,9 +116,3 @@ def init_distributed(device: str):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return dist.get_rank(), dist.get_world_size(), device
-
-
-def first_line(error) -> str:
-    """The first line of a library's error message, or the error's name where there is no message."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -8,9 +8,12 @@ Prepares the Chinese data: from two corpora to shards of token ids, one command 
     python prepare_data.py pretokenize      the ids of the chunks           -> data/seq_monkey/
     python prepare_data.py pretokenize_sft  ids and masks of the messages   -> data/belle_sft/
 
---input_path and --output_path name other files. Then train.py --vocab_source=data/seq_monkey pretrains, and
---vocab_source=data/belle_sft --init_from=output/ckpt.pt fine-tunes. SFT (supervised fine-tuning) shows the
-model questions and answers; it learns the answers only.
+--input_path and --output_path name other files. Then pretrain and fine-tune:
+
+    python train.py --vocab_source=data/seq_monkey
+    python train.py --vocab_source=data/belle_sft --init_from=output/ckpt.pt --out_dir=output_sft
+
+SFT (supervised fine-tuning) shows the model questions and answers; it learns the answers only.
 
 seq-monkey is read packed or unpacked, one line at a time. Lines that hold no document or no conversation are
 named (the first of them), counted and left out. Shards that are there already are not made again.

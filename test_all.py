@@ -590,7 +590,7 @@ def test_a_conversation_becomes_messages_and_what_is_none_is_left_out(tmp_path, 
     long = [("human", " a\n"), ("assistant", "b"), ("human", "c"), ("assistant", "d")]
     bad = {
         "an unknown speaker": [("gpt", "x"), ("assistant", "y")],
-        "an empty value": [("human", " "), ("assistant", "y")],
+        "no value": [("human", " "), ("assistant", "y")],
         "two turns of one speaker in a row": [("human", "x"), ("human", "y"), ("assistant", "z")],
         "an answer without a question": [("assistant", "x")],
         "no answer": [("human", "x")],

@@ -39,7 +39,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, override
+from configurator import InputError, atomic_write, first_line, override
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
@@ -86,7 +86,7 @@ def download_from_hub(repo, name, folder):
     try:
         return hf_hub_download(repo, name, repo_type="dataset", local_dir=folder)
     except Exception as error:  # the hub, the connection and the disk each have errors of their own
-        raise InputError(f"could not download {name} of {repo}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"could not download {name} of {repo}: {first_line(error)}") from None
 
 
 def synthesize():

@@ -213,7 +213,7 @@ checkpoint = None  # frees its memory
 model = try_compile(raw_model, compile, device, print0)
 if world_size > 1:
     gpu = [device] if device.startswith("cuda") else None
-    model = DistributedDataParallel(model, device_ids=gpu, broadcast_buffers=False)
+    model = DistributedDataParallel(model, device_ids=gpu)
 
 tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
 epochs = max_iters * tokens_per_step / (num_chunks["train"] * max_seq_len)
@@ -223,6 +223,8 @@ print0(
     f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens per step; {max_iters:,} steps are "
     f"{epochs:.1f} epochs; {device_name(device)}, {dtype}"
 )
+if init_from == "resume":
+    print0(f"resuming {out_dir} at step {step}")
 
 # --------------------------------------------------------------------------------------------------------
 # the small functions
@@ -408,6 +410,7 @@ while True:
         skipped += 1
         print0(f"step {step}: loss {step_loss.item()}, gradient norm {grad_norm.item()}: skipped")
         if skipped_in_a_row == (40 if dtype == "float16" else 3):  # float16's scaler searches for its scale
+            progress.close()
             raise InputError(f"stopped: {skipped_in_a_row} steps in a row had gradients that are not finite")
     if step % log_interval == 0:
         numbers = torch.stack((step_loss, torch.full_like(step_loss, len(signals))))

@@ -31,8 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configurator import InputError, atomic_write, import_optional, override
-from devices import first_line
+from configurator import InputError, atomic_write, first_line, import_optional, override
 from extras import gguf_export
 from extras.hf_tokenizer import tokenizer_files
 from model import ModelArgs, Transformer, load_checkpoint, model_args_dict, precompute_freqs_cis

@@ -13,8 +13,8 @@ import math
 
 import torch
 
-from configurator import InputError
-from devices import compile_error, first_line
+from configurator import InputError, first_line
+from devices import compile_error
 from model import attend
 
 # To inductor, on a CPU: matrix products by its own kernels, those with one input as one; kernels called from
