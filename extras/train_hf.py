@@ -32,8 +32,8 @@ from pathlib import Path
 
 import torch
 
-from configurator import InputError, import_optional, override
-from devices import find_device, find_dtype, first_line
+from configurator import InputError, first_line, import_optional, override
+from devices import find_device, find_dtype
 
 model = "Qwen/Qwen2.5-0.5B"  # a folder, or a name on the Hub
 init = "pretrained"  # pretrained | random: the model's parameters, or its architecture alone
