@@ -425,7 +425,7 @@ while True:
         mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak_flops(device_name(device)), max_seq_len)
         mfu_text = f", MFU {mfu:.1%}" if mfu else ""
         progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s{mfu_text}")
-        if 10 <= step - first_step < 10 + log_interval:  # once, when the speed is known
+        if 3 <= step - first_step < 3 + log_interval:  # once, when the speed is known
             hours = (max_iters - step) * tokens_per_step / tok_per_s / 3600
             hint = "; on a CPU, bash quickstart.sh trains a smaller model in minutes" if hours > 24 else ""
             print0(f"about {hours:.1f} hours to go{hint}")
