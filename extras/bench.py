@@ -155,7 +155,7 @@ def train():
     contenders = {"the tutorial's way": step_of(lambda x, y: model(x, y), adamw(model), plain, wait=True)}
     for name, choice in (("eager", "false"), ("compiled", compile)):
         ours = our_model()
-        optimizers = [ours.configure_optimizers(0.1, 5e-4, (0.9, 0.95), device)]
+        optimizers = [ours.configure_optimizers(0.1, 5e-4, (0.9, 0.95))]
         f = try_compile(ours, choice, device)
         if f is not ours or name == "eager":
             contenders[f"train.py, {name}"] = step_of(lambda x, y, f=f: f(x, y), optimizers, fast)
@@ -290,7 +290,7 @@ def load():
     model = our_model()
     status = "/proc/self/status"  # RssAnon: kB that are this process's alone, not mapped from files
     memory = lambda: int(re.search(r"RssAnon:\s+(\d+)", open(status).read())[1]) / 1000  # noqa: E731
-    optimizers = [model.configure_optimizers(0.1, 5e-4, (0.9, 0.95), device)]
+    optimizers = [model.configure_optimizers(0.1, 5e-4, (0.9, 0.95))]
     step = step_of(lambda x, y: model(x, y), optimizers, find_dtype("bfloat16", device))
     with tempfile.TemporaryDirectory() as folder:
         for i in range(11):  # files with holes: they take no room on the disk
