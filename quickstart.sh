@@ -39,16 +39,19 @@ if [ "$mode" = test ]; then
     exit
 fi
 
-# 2. A size and a length that fit the machine
+# 2. A size and a length that fit the machine. The sizes of vocabularies are multiples of 64, since GPUs
+#    multiply in tiles of that size.
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     vocab=4096
-    size=(--dim=288 --n_layers=8 --n_heads=8 --n_kv_heads=4 --batch_size=128 --gradient_accumulation_steps=1)
-    length=(--max_iters=5000 --warmup_iters=100 --eval_interval=1000 --log_interval=10)
+    size=(--dim=288 --n_layers=8 --n_heads=8 --n_kv_heads=4 --batch_size=64 --gradient_accumulation_steps=2)
+    length=(--max_iters=2500 --warmup_iters=100 --eval_interval=500 --log_interval=10) # 82 million tokens
+    megabytes=200 # of synthetic stories: they are read 1.5 times
     small=False
 else
     vocab=2048
     size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=2 --batch_size=4 --gradient_accumulation_steps=1 --compile=false)
     length=(--max_iters=2400 --warmup_iters=20 --eval_interval=600 --eval_iters=20 --log_interval=10)
+    megabytes=20 # read less than once
     small=True
 fi
 recipe=(--optimizer=muon --learning_rate=7e-3 --schedule=wsd)
@@ -56,7 +59,7 @@ recipe=(--optimizer=muon --learning_rate=7e-3 --schedule=wsd)
 # 3. Stories, a tokenizer, ids
 if [ "$mode" = synthetic ]; then
     data=data out=output
-    [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --data_dir=$data
+    [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --megabytes=$megabytes --data_dir=$data
 else
     data=data_tinystories out=output_tinystories
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py download --small=$small --data_dir=$data

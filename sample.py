@@ -36,7 +36,7 @@ top_k = 300  # only the k likeliest tokens; 0: all
 top_p = 0.95  # only the likeliest tokens that make up this probability; 1: all
 seed = 1337  # another seed writes another story
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
-dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: bfloat16 if compiled and fast
+dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: bfloat16 where it is faster
 compile = False  # torch.compile what a token takes: it pays for many stories and long chats
 
 
@@ -211,11 +211,13 @@ def main():
             "num_samples and max_new_tokens are at least 1, temperature and top_k at least 0, "
             "top_p is above 0 and at most 1"
         )
+    torch.set_float32_matmul_precision("high")  # TF32 on CUDA
+    where = find_device(device)
     weights = dtype
-    if dtype == "auto":  # compiled, a single story waits for its weights: half the bytes are half the time
-        halve = compile and num_samples == 1
-        weights = find_dtype("bfloat16", find_device(device)) if halve else "float32"
-    generator = TextGenerator(checkpoint, tokenizer or None, seed, device, weights, compile)
+    if dtype == "auto":  # a single story waits for its weights, if compiled: half the bytes are half the time
+        halve = where.startswith("cuda") or (compile and num_samples == 1)
+        weights = find_dtype("bfloat16", where) if halve else "float32"
+    generator = TextGenerator(checkpoint, tokenizer or None, seed, where, weights, compile)
     if compile:
         began = time.time()
         list(generator.stream([0], num_samples, 4, temperature=0))

@@ -14,7 +14,7 @@ one shape are stacked, and on a CPU computed in float32: 0.04 s.
 
 import torch
 
-from devices import compile_error
+from devices import compile_error, find_dtype
 
 
 def configure_muon(model, weight_decay, learning_rate, betas, compile="auto"):
@@ -26,9 +26,11 @@ def configure_muon(model, weight_decay, learning_rate, betas, compile="auto"):
         group["params"] = [p for p in group["params"] if id(p) not in in_blocks]
     muon = Muon(matrices, learning_rate, weight_decay)
     device = str(matrices[0].device)
-    if device.startswith("cuda") and compile != "false" and not compile_error(device):
-        # Eager, it is 25 small kernels for each shape: they take longer to launch than to run.
-        muon.orthogonalize = torch.compile(orthogonalize)
+    if device.startswith("cuda"):
+        muon.dtype = getattr(torch, find_dtype("bfloat16", device))
+        if compile != "false" and not compile_error(device):
+            # Eager, it is about 25 small kernels for each shape: they take longer to launch than to run.
+            muon.orthogonalize = torch.compile(orthogonalize)
     return [adamw, muon]
 
 
@@ -44,6 +46,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self.found_inf = torch.zeros(())
         self.orthogonalize = orthogonalize
+        self.dtype = torch.float32  # of the products
 
     @torch.no_grad()
     def step(self):
@@ -62,12 +65,12 @@ class Muon(torch.optim.Optimizer):
                     average.lerp_(grad, 1 - momentum)
                     updates.append(grad.lerp(average, momentum))  # Nesterov: look one step ahead
                 scale = 0.2 * max(rows, columns) ** 0.5  # entries of U V^T: 1 / sqrt(its longer side)
-                for p, update in zip(ps, self.orthogonalize(torch.stack(updates))):
+                for p, update in zip(ps, self.orthogonalize(torch.stack(updates), self.dtype)):
                     new = p.mul(1 - lr * group["weight_decay"]).add_(update.to(p.dtype), alpha=-lr * scale)
                     p.copy_(torch.where(skip, p, new))
 
 
-def orthogonalize(x, steps=5):
+def orthogonalize(x, dtype=torch.float32, steps=5):
     """
     (N, rows, columns) -> the same shape; singular values above about 1 % of the matrix's norm become 0.7 to
     1.2, smaller ones grow up to 485 times. Five rounds of the polynomial a s + b s^3 + c s^5, applied to all
@@ -75,9 +78,9 @@ def orthogonalize(x, steps=5):
     small values rather than for an exact 1.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = x.bfloat16() if x.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else x.float()
     wide = x if x.shape[1] <= x.shape[2] else x.mT  # the square of the smaller side is the cheaper product
-    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    wide = wide.float() / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    wide = wide.to(dtype)  # only now: small gradients are 0 in float16
     for _ in range(steps):
         square = wide @ wide.mT
         wide = a * wide + (b * square + c * square @ square) @ wide

@@ -236,9 +236,10 @@ def tell(rng: random.Random) -> dict:
     break_ = rng.choice(("\n\n", "\n\n", "\n", " "))  # like the real ones, some have no paragraphs
     story = break_.join(tidy(paragraph) for paragraph in expand(plot["story"], s, rng).split("¶"))
 
-    words = rng.sample(list(dict.fromkeys(re.findall(r"\b[a-z]{6,}\b", story))), 3)
+    long_words = list(dict.fromkeys(re.findall(r"\b[a-z]{6,}\b", story)))
+    words = rng.sample(long_words, min(3, len(long_words)))  # about one story in 60,000 has two
     features = ["Dialogue"] * ('"' in story) + ["MoralValue"] * (" learned that " in story)
-    prompt = 'Write a short story for a small child. Use the words "{}", "{}" and "{}".'.format(*words)
+    prompt = "Write a short story for a small child. Use the words " + " and ".join(words) + "."
     prompt += " It should teach a lesson." if "MoralValue" in features else ""
     return {
         "story": story,
