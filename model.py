@@ -105,8 +105,8 @@ def apply_rotary_emb(xq, xk, freqs_cos, freqs_sin):
 def attend(q, k, v, mask=None, dropout=0.0):
     """
     softmax(q k^T / sqrt(D)) v: each query is compared with the keys, and gets the mean of their values,
-    weighted by the similarity. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask (T, S): True where
-    a query may look. None: causal, at all positions up to its own; T = S.
+    weighted by the similarity. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask, (T, S) or
+    (B, 1, T, S): True where a query may look. None: causal, at all positions up to its own; T = S.
     """
     grouped = q.device.type == "cpu"  # a third faster there; on CUDA not all kernels know groups
     if not grouped:
@@ -139,7 +139,7 @@ class Attention(nn.Module):
     def forward(self, x, freqs_cos, freqs_sin, cache=None, pos=None, mask=None):
         """
         cache: this layer's keys and values, each (B, K, S, D); those of x are written to the positions `pos`.
-        With a mask (T, S), x attends to the cache; without, to itself.
+        With `cache` and a mask (T, S), x attends to the cache; otherwise to itself.
         """
         B, T, _ = x.shape
         q = self.wq(x).view(B, T, self.n_heads, self.head_dim)
@@ -222,19 +222,20 @@ class Transformer(nn.Module):
         model.load_state_dict(weights)
         return model
 
-    def forward(self, tokens, targets=None):
+    def forward(self, tokens, targets=None, documents=None):
         """
         tokens (B, T) -> logits (B, T, V): for each position, a number for every token that may come next.
 
         With targets (B, T), the token after each, or -1 where there is nothing to learn: the loss instead,
-        the mean cross-entropy in nats per learned target.
+        the mean cross-entropy in nats per learned target. documents (B, T) are numbers: tokens attend only to
+        tokens of the same number. None: the whole row is one document.
         """
-        logits = self.output(self.hidden_states(tokens))  # (B, T, V)
+        logits = self.output(self.hidden_states(tokens, documents=documents))  # (B, T, V)
         if targets is None:
             return logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
 
-    def hidden_states(self, tokens, cache=None, pos=None):
+    def hidden_states(self, tokens, cache=None, pos=None, documents=None):
         """
         tokens (B, T) -> (B, T, C), normalised, for the output projection. They stand at the positions 0 to
         T - 1, and write their keys and values into the cache where one is given. With `pos` (1), T is 1: the
@@ -243,6 +244,9 @@ class Transformer(nn.Module):
         mask = None
         if pos is None:
             pos = torch.arange(tokens.shape[1], device=tokens.device)  # (T)
+            if documents is not None:  # RoPE knows distances only, so each may begin at any position
+                same = documents[:, :, None] == documents[:, None, :]  # (B, T, T)
+                mask = (same & (pos[:, None] >= pos))[:, None]  # (B, 1, T, T)
         else:
             mask = torch.arange(cache[0][0].shape[2], device=pos.device) <= pos[:, None]  # (1, S)
         x = F.dropout(self.tok_embeddings(tokens), self.args.dropout, self.training)  # (B, T, C)

@@ -34,7 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, import_optional, override
-from tinystories import download_from_hub, encode_documents, write_shards
+from tinystories import BEGINS, download_from_hub, encode_documents, write_shards
 from tokenizer import Tokenizer
 
 input_path = ""  # what to read; if empty, the file named above
@@ -306,7 +306,7 @@ def pack(chats, size):
             if len(rows) > OPEN_ROWS:
                 yield rows.pop(0)
         row[0].extend(ids)
-        row[1].extend(mask)
+        row[1].extend([BEGINS, *mask[1:]])  # the first id of a conversation is never learned
     yield from rows
 
 

@@ -32,7 +32,7 @@ from configurator import InputError
 from devices import peak_flops
 from extras.synthetic_stories import write_shard
 from sample import Chat, TextGenerator, TextStreamer
-from tinystories import PretokDataset, Task, read_meta, write_json, write_shards
+from tinystories import BEGINS, PretokDataset, Task, read_meta, write_json, write_shards
 from tokenizer import Tokenizer
 
 # isort: off
@@ -181,7 +181,7 @@ def test_shards_that_are_not_what_was_asked_for_are_refused(data, tmp_path):
         with pytest.raises(InputError, match=says):
             make()
     np.full(1000, 600, "<u2").tofile(tmp_path / "data00.bin")
-    with pytest.raises(InputError, match="data00.bin: id 600 at 0 is outside the vocabulary of 512"):
+    with pytest.raises(InputError, match="id 600 is outside the vocabulary of 512"):
         PretokDataset("val", 64, 512, str(tmp_path))[0]
     with pytest.raises(InputError, match="no shards for train"):
         PretokDataset("train", 64, 512, str(tmp_path))
@@ -542,19 +542,6 @@ def test_the_same_seed_writes_the_same_stories(trained):
     assert one == again != other and len(set(one)) == 3 and all(t.startswith("One day") for t in one)
 
 
-def test_a_run_that_has_no_best_model_yet_is_sampled_from_its_newest_state(trained, tmp_path, capsys):
-    shutil.copy(f"{trained}/last.pt", tmp_path)
-    assert TextGenerator(f"{tmp_path}/ckpt.pt").sample("One day", 1, 5)[0].startswith("One day")
-    assert f"no {tmp_path}/ckpt.pt yet: taking {tmp_path}/last.pt" in capsys.readouterr().err
-
-
-def test_a_prompt_longer_than_the_context_keeps_its_end(trained, capsys):
-    g = TextGenerator(f"{trained}/ckpt.pt")
-    ids = g.encode("One day, " * 60)
-    assert len(ids) == 64 and ids == g.tokenizer.encode("One day, " * 60, bos=True)[-64:]
-    assert "the last 64 are kept" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("args, says", [
     ("--temperature=-1", "temperature and top_k at least 0"),
     ("--top_p=0", "top_p is above 0 and at most 1"),
@@ -683,12 +670,16 @@ def test_rows_begin_with_a_conversation_and_are_cut_only_where_one_is_longer(zh,
         rows = np.fromfile(shard, "<u2").reshape(-1, size).tolist()
         masks = np.fromfile(shard.with_suffix(".mask"), "u1").reshape(-1, size).tolist()
         for row, mask in zip(rows, masks):
-            assert row[0] == START and any(mask)
+            assert row[0] == START and mask[0] == BEGINS
+            begins = mask.count(BEGINS)
+            mask = [m * (m != BEGINS) for m in mask]
+            assert any(mask)
             while row and row[0] == START:
+                begins -= 1
                 chat = next(e for e in expected if (row[: len(e[0])], mask[: len(e[0])]) == e)
                 found.append(chat)
                 row, mask = row[len(chat[0]) :], mask[len(chat[0]) :]
-            assert set(row) <= {END} and not any(mask)  # padding, or nothing
+            assert set(row) <= {END} and not any(mask) and begins == 0  # padding, or nothing
     assert sorted(found) == sorted(expected)
     cut = sum(len(ids) > size for ids, _ in whole)
     assert 0 < cut < len(whole) / 2 and f"{cut} conversations were longer than a row" in out
@@ -704,8 +695,9 @@ def test_training_reads_rows_and_learns_what_the_mask_says(zh, tok, tmp_path, ca
             *flags(tokenizer=zh / "tokenizer_k", max_seq_len=200, show=2, workers=1))  # fmt: skip
     rows = PretokDataset("val", 200, tok.n_words, f"{tmp_path}/sft")
     mask = np.fromfile(tmp_path / "sft" / "data00.mask", "u1").reshape(-1, 201)
-    x, y = rows[range(len(rows))]
-    assert (x[:, 0] == START).all() and ((y >= 0).numpy() == mask[:, 1:]).all()
+    x, y, documents = rows[range(len(rows))]
+    assert (x[:, 0] == START).all() and ((y >= 0).numpy() == (mask[:, 1:] == 1)).all()
+    assert (documents.numpy() == (mask == BEGINS).cumsum(1)[:, :-1]).all() and documents.max() > 1
     assert (y[:, :-1][y[:, :-1] >= 0] == x[:, 1:][y[:, :-1] >= 0]).all()
     with pytest.raises(InputError, match="--max_seq_len=200"):
         PretokDataset("val", 64, tok.n_words, f"{tmp_path}/sft")
@@ -715,10 +707,17 @@ def test_training_reads_rows_and_learns_what_the_mask_says(zh, tok, tmp_path, ca
     assert ["learned" in line for line in shown] == answers
 
 
-def test_short_conversations_share_a_row():
-    chats = [([i] * n, [1] * n) for i, n in enumerate((5, 4, 9, 1, 10, 3))]
+def test_short_conversations_share_a_row_and_do_not_see_each_other():
+    chats = [([i] * n, [0] + [1] * (n - 1)) for i, n in enumerate((5, 4, 9, 1, 10, 3))]
     rows = list(prepare_data.pack(chats, 10))
     assert [row for row, _ in rows] == [[0] * 5 + [1] * 4 + [3], [2] * 9, [4] * 10, [5] * 3]
+    assert rows[0][1] == [BEGINS, 1, 1, 1, 1, BEGINS, 1, 1, 1, BEGINS]
+
+    model = small_model(lively=True)
+    alone = [torch.randint(96, (1, n)) for n in (5, 4, 7)]
+    documents = torch.tensor([[1] * 5 + [2] * 4 + [3] * 7])
+    together = model.output(model.hidden_states(torch.cat(alone, dim=1), documents=documents))
+    torch.testing.assert_close(together, torch.cat([model(x) for x in alone], dim=1), rtol=0, atol=1e-4)
 
 
 def test_chinese_documents_end_in_eos_and_stay_whole(zh, tok, tmp_path):

@@ -54,6 +54,7 @@ seed = 42  # synthesize: another seed tells other stories
 workers = os.cpu_count() or 1  # processes
 
 COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
+LEARNED, BEGINS = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
 STORIES = "TinyStories_all_data"
 SHARDS = 50  # as many as the original has
 MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
@@ -407,8 +408,8 @@ def shard_folder(vocab_size, vocab_source, data_dir="data"):
 class PretokDataset(torch.utils.data.Dataset):
     """
     The chunks of a split, read from memory-mapped shards: item i is (x, y), int64 of (max_seq_len,), where y
-    is x one token later. In shards for fine-tuning, y is -1 where there is nothing to learn. `len` is one
-    epoch.
+    is x one token later. `len` is one epoch. In shards for fine-tuning y is -1 where there is nothing to
+    learn, and an item is (x, y, documents): which of the conversations in the row each token belongs to.
 
     split         'train': all shards but the first; 'val' or 'test': the first
     vocab_source  'custom': data/tok<vocab_size>; 'llama2': beside the stories; or a folder of shards
@@ -445,26 +446,28 @@ class PretokDataset(torch.utils.data.Dataset):
         return int(self.ends[-1])
 
     def __getitem__(self, index):
-        """An int gives (T,), (T,); a sequence of B ints gives (B, T), (B, T)."""
-        chunks = np.stack([self._chunk(i) for i in np.atleast_1d(index)])  # (B, 2, T + 1)
-        if np.ndim(index) == 0:
-            chunks = chunks[0]  # (2, T + 1)
-        x = chunks[..., 0, :-1]
-        y = chunks[..., 1, 1:]
-        return torch.from_numpy(x.copy()), torch.from_numpy(y.copy())
+        """An int gives tensors of (T,), a sequence of B ints tensors of (B, T)."""
+        ids = self._read(self.ids, index)  # (B, T + 1)
+        if ids.max() >= self.vocab_size:
+            raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
+        x = ids[..., :-1].contiguous()
+        y = ids[..., 1:].contiguous()
+        if not self.masked:
+            return x, y
+        mask = self._read(self.masks, index)
+        return x, y.where(mask[..., 1:] == LEARNED, -1), (mask == BEGINS).cumsum(-1)[..., :-1]
 
-    def _chunk(self, i):
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        shard = int(np.searchsorted(self.ends, i, side="right"))
-        start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
-        end = start + self.max_seq_len + 1
-        x = self.ids[shard][start:end].astype(np.int64)
-        if x.max() >= self.vocab_size:
-            where = f"{self.paths[shard]}: id {x.max()} at {start + x.argmax()}"
-            raise InputError(f"{where} is outside the vocabulary of {self.vocab_size}")
-        y = np.where(self.masks[shard][start:end], x, -1) if self.masked else x
-        return np.stack((x, y))
+    def _read(self, files, index):
+        """max_seq_len + 1 numbers of each chunk, out of the files of ids or of masks."""
+        chunks = []
+        for i in np.atleast_1d(index):
+            if not 0 <= i < len(self):
+                raise IndexError(i)
+            shard = int(np.searchsorted(self.ends, i, side="right"))
+            start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
+            chunks.append(files[shard][start : start + self.max_seq_len + 1])
+        chunks = torch.from_numpy(np.stack(chunks).astype(np.int64))
+        return chunks[0] if np.ndim(index) == 0 else chunks
 
     def order(self, epoch):
         """The order in which an epoch reads the chunks: a permutation, a function of (seed, epoch) alone."""
@@ -489,8 +492,9 @@ class Task:
     @staticmethod
     def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):
         """
-        Endless (x, y), each (batch_size, max_seq_len) on `device`. start=N resumes after N batches of this
-        rank; the other arguments are PretokDataset's. The number of workers changes nothing but the speed.
+        Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len) on `device`. start=N resumes after
+        N batches of this rank; the other arguments are PretokDataset's. The number of workers changes nothing
+        but the speed.
         """
         dataset = PretokDataset(**dataset_kwargs)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -502,8 +506,8 @@ class Task:
             num_workers=num_workers,
             pin_memory=cuda,
         )
-        for x, y in loader:
-            yield x.to(device, non_blocking=cuda), y.to(device, non_blocking=cuda)
+        for batch in loader:
+            yield [tensor.to(device, non_blocking=cuda) for tensor in batch]
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ num_chunks = {split: len(PretokDataset(split, **shards)) for split in ("train", 
 
 
 def iter_batches(split, start=0, seed=seed):
-    """Endless (x, y) of (batch_size, max_seq_len); see Task.iter_batches."""
+    """Endless batches: inputs, targets and, in fine-tuning, documents; see Task.iter_batches."""
     return Task.iter_batches(batch_size, device, num_workers, start, split=split, seed=seed, **shards)
 
 
@@ -271,10 +271,10 @@ def estimate_loss():
     for split, order_seed in (("train", seed + 1 + step), ("val", seed)):
         total = torch.zeros(2, dtype=torch.float64)  # loss summed over the targets, number of targets
         num_batches = min(eval_iters, max(1, num_chunks[split] // batch_size))
-        for _, (x, y) in zip(range(rank, num_batches, world_size), iter_batches(split, seed=order_seed)):
+        for _, batch in zip(range(rank, num_batches, world_size), iter_batches(split, seed=order_seed)):
             with autocast(device, dtype):
-                loss = eval_model(x, y)
-            count = (y >= 0).sum().item()
+                loss = eval_model(*batch)
+            count = (batch[1] >= 0).sum().item()
             total += torch.tensor([loss.item() * count, count], dtype=torch.float64)
         if world_size > 1:
             total = total.to(torch.float32).to(device)
@@ -406,17 +406,17 @@ while True:
     # the mean over the targets of all micro-batches of all processes. Nothing here reads a number from the
     # device: it computes while Python prepares the next step, and only a logged step waits for it.
     micro_batches = [next(batches) for _ in range(grad_accum_steps)]
-    num_targets = sum((y >= 0).sum() for _, y in micro_batches)
+    num_targets = sum((y >= 0).sum() for _, y, *_ in micro_batches)
     if world_size > 1:
         dist.all_reduce(num_targets)
     step_loss = torch.zeros((), device=device)
-    for i, (x, y) in enumerate(micro_batches):
+    for i, (x, y, *documents) in enumerate(micro_batches):
         if dropout:  # depends on the place in the data alone, as the data depend on (seed, place)
             torch.manual_seed(seed + (step * grad_accum_steps + i) * world_size + rank)
         sync_gradients = world_size == 1 or i == grad_accum_steps - 1  # once a step
         with contextlib.nullcontext() if sync_gradients else model.no_sync():
             with autocast(device, dtype):
-                loss = model(x, y) * ((y >= 0).sum() / num_targets)
+                loss = model(x, y, *documents) * ((y >= 0).sum() / num_targets)
             scaler.scale(loss * world_size).backward()  # DDP takes the mean over the processes
         step_loss += loss.detach()
     lr = get_lr(step)

@@ -21,6 +21,7 @@ import torch
 import tinystories
 from configurator import InputError
 from model import Transformer, load_checkpoint, model_args_dict
+from sample import TextGenerator
 from tests.fixtures import (
     HERE,
     SMALL,
@@ -220,3 +221,16 @@ def test_training_refuses_shards_that_lie(data, tmp_path):
     (folder / "meta.json").write_text(json.dumps(meta | {"tokenizer_fingerprint": "another"}))
     _, error = run(*args, ok=False)
     assert f"the shards in {folder} were made by another tokenizer than" in error
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_end(trained, capsys):
+    g = TextGenerator(f"{trained}/ckpt.pt")
+    ids = g.encode("One day, " * 60)
+    assert len(ids) == 64 and ids == g.tokenizer.encode("One day, " * 60, bos=True)[-64:]
+    assert "the last 64 are kept" in capsys.readouterr().err
+
+
+def test_a_run_that_has_no_best_model_yet_is_sampled_from_its_newest_state(trained, tmp_path, capsys):
+    shutil.copy(f"{trained}/last.pt", tmp_path)
+    assert TextGenerator(f"{tmp_path}/ckpt.pt").sample("One day", 1, 5)[0].startswith("One day")
+    assert f"no {tmp_path}/ckpt.pt yet: taking {tmp_path}/last.pt" in capsys.readouterr().err
