@@ -17,6 +17,7 @@ import train_tokenizer
 from configurator import InputError
 from extras import own_text, synthetic_stories
 from extras.muon import Muon, configure_muon, orthogonalize
+from model import model_args_dict
 from tests.fixtures import (
     LLAMA2C,
     SHARED,
@@ -29,7 +30,7 @@ from tests.fixtures import (
     small_model,
     write_rows,
 )
-from tinystories import Task, read_meta, write_json
+from tinystories import BEGINS, Task, read_meta, write_json
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
@@ -244,3 +245,31 @@ def test_only_a_logged_step_waits_for_the_device(data, tmp_path, optimizer):
             )
         reads.append(mode.reads)
     assert reads[0] == reads[1] > 0
+
+
+def test_fine_tuning_has_the_loss_of_each_conversation_alone(tmp_path):
+    model = small_model(lively=True, max_seq_len=64)
+    torch.save({"model": model.state_dict(), "model_args": model_args_dict(model.args)}, tmp_path / "base.pt")
+    rng = np.random.default_rng(0)
+    rows = rng.integers(96, size=(2, 65), dtype="<u2")
+    mask = rng.integers(2, size=(2, 65), dtype="u1")
+    mask[:, [0, 20, 27]] = BEGINS
+    for name in ("data00", "data01"):  # the same for training and validation
+        rows.tofile(tmp_path / f"{name}.bin")
+        mask.tofile(tmp_path / f"{name}.mask")
+    write_json(f"{tmp_path}/meta.json", {"vocab_size": 96, "dtype": "uint16", "row_len": 64})
+    options = flags(
+        init_from=tmp_path / "base.pt", vocab_source=tmp_path, out_dir=tmp_path / "out", max_iters=1,
+        batch_size=2, gradient_accumulation_steps=1, compile="false", device="cpu", dtype="float32",
+    )  # fmt: skip
+    run_here("train.py", *options)
+
+    losses = []
+    for row, learned in zip(rows.astype(int), mask == 1):
+        for begin, end in ((0, 20), (20, 27), (27, 65)):
+            x = torch.tensor(row[begin:end])
+            nats = -model(x[None])[0, :-1].log_softmax(-1)[torch.arange(len(x) - 1), x[1:]]
+            losses += nats[learned[begin + 1 : end]].tolist()
+    evaluated, trained_on = read_rows(tmp_path / "out" / "log.jsonl")[:2]
+    for loss in (evaluated["val_loss"], trained_on["loss"]):
+        assert loss == pytest.approx(np.mean(losses), abs=1e-4)
