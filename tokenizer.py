@@ -33,7 +33,7 @@ ROLES = ("system", "user", "assistant")
 class Tokenizer:
     """
     Tokenizer("data/tok4096.model").encode("Hello, world!", bos=True, eos=True)
-        -> [1, 346, 2233, 4010, 1475, 4021, 2]
+        -> [1, 346, 2233, 4010, 1475, 4021, 2]    by the tutorial's; one that you train has other ids
 
     kind      "sentencepiece" or "tokenizers" (the library that reads the files)
     name      the path, for messages
