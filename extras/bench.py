@@ -2,7 +2,7 @@
 How fast the course is, beside what exists, measured side by side on this machine.
 
 Reads  for tokenize: the stories and the tokenizer in data_dir, or synthetic ones where there are none
-Writes bench.json, and a table to the terminal; with --gpu gpu_report.md
+Writes bench.json, and a table to the terminal; --gpu: gpu_report.md
 
     python -m extras.bench                              all, at the tutorial's size
     python -m extras.bench --only=sample,load           parts of it: train, sample, tokenize, load
@@ -51,9 +51,9 @@ from tokenizer import Tokenizer
 
 only = "train,sample,tokenize,load"  # what to measure
 fit = False  # only print how much memory a step of training needs
-gpu = False  # only write gpu_report.md: see extras/gpu_report.py; needs no more than 9 minutes
+gpu = False  # only write a report on a GPU, in 9 minutes at most: see extras/gpu_report.py
 toy = False  # with gpu: at a size that a CPU does in a minute, to see whether the report works
-out = "bench.json"  # what to write
+out = "bench.json"  # what to write; with gpu the default is gpu_report.md
 rounds = 5  # measurements of each thing
 max_seconds = 0  # of this program, after which no other way is tried out; 0: no limit
 device = "auto"  # auto is cuda, mps or cpu, the first that is there; for fit, auto is cuda
@@ -312,7 +312,7 @@ def main():
 
 if __name__ == "__main__":
     BEGAN = time.perf_counter()
-    override(globals())
+    given = override(globals())
     if fit:
         print_fit(model_args(), batch_size, dtype, optimizer, "cuda" if device == "auto" else device)
         sys.exit()
@@ -322,6 +322,6 @@ if __name__ == "__main__":
     if gpu:
         from extras.gpu_report import write_report
 
-        write_report(device, toy or not device.startswith("cuda"))
+        write_report(given.get("out", "gpu_report.md"), device, toy or not device.startswith("cuda"))
     else:
         main()
