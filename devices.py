@@ -79,6 +79,12 @@ def autocast(device: str, dtype: str):
     return torch.autocast(device.split(":")[0], getattr(torch, dtype))
 
 
+def synchronize(device: str):
+    """Wait until the device has done what it was given; CUDA works while Python goes on."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def compile_error(device: str) -> str:
     """Why torch.compile does not work here, found out with a tiny function; '' where it works."""
     try:

@@ -44,6 +44,9 @@ class ModelArgs:
     tie_embeddings: bool = True  # the output projection is the embedding table
 
     def __post_init__(self):
+        for name in ("dim", "n_layers", "n_heads", "multiple_of", "vocab_size", "max_seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         self.n_kv_heads = self.n_kv_heads or self.n_heads
         if self.dim % self.n_heads:
             raise ValueError(f"n_heads={self.n_heads} does not divide dim={self.dim}")
@@ -252,15 +255,18 @@ class Transformer(nn.Module):
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def configure_optimizers(self, weight_decay, learning_rate, betas, device):
-        """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), with weight decay on matrices only."""
+    def configure_optimizers(self, weight_decay, learning_rate, betas):
+        """
+        AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), with weight decay on matrices only. fused: one
+        kernel for many parameters; it changes nothing in a step where the tensor found_inf of it is 1.
+        """
         matrices = [p for p in self.parameters() if p.dim() == 2]
         vectors = [p for p in self.parameters() if p.dim() < 2]  # RMSNorm's: decay would silence a layer
         groups = [
             {"params": matrices, "weight_decay": weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=device.startswith("cuda"))
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
     def estimate_mfu(self, tokens_per_second, peak_flops, seq_len=None):
         """

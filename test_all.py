@@ -272,7 +272,7 @@ def test_targets_of_minus_1_teach_nothing():
 
 def test_one_batch_is_learned_by_heart():
     model, x = small_model(), torch.randint(96, (4, 17))
-    optimizer = model.configure_optimizers(0.0, 1e-2, (0.9, 0.95), "cpu")
+    optimizer = model.configure_optimizers(0.0, 1e-2, (0.9, 0.95))
     for _ in range(80):
         loss = model(x[:, :-1], x[:, 1:])
         loss.backward()
@@ -283,7 +283,7 @@ def test_one_batch_is_learned_by_heart():
 
 def test_weight_decay_is_for_matrices_only():
     model = small_model()
-    groups = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu").param_groups
+    groups = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95)).param_groups
     assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in model.parameters())
     assert all((g["weight_decay"] > 0) == (p.dim() == 2) for g in groups for p in g["params"])
 

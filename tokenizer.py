@@ -156,10 +156,10 @@ class Tokenizer:
         return self.sp.decode(ids) if self.kind == "sentencepiece" else self.tk.decode(ids)
 
     def normalize(self, s: str) -> str:
-        """The text that encode(s) stands for: NFKC, in tokenizer_k, makes '，' a ',' and '１' a '1'."""
-        if self.kind == "sentencepiece" or self.tk.normalizer is None:
-            return s
-        return self.tk.normalizer.normalize_str(s)
+        """The text that encode(s) stands for. sentencepiece makes "a  b" "a b", NFKC makes '，' a ','."""
+        if self.kind == "sentencepiece":
+            return self.sp.normalize(s).removeprefix("▁").replace("▁", " ")
+        return self.tk.normalizer.normalize_str(s) if self.tk.normalizer else s
 
     def piece(self, i: int) -> str:
         """The piece of an id as the vocabulary spells it ('▁' or 'Ġ' is the space before a word)."""

@@ -19,7 +19,8 @@ their number. Several machines (torchrun --nnodes=2 ...) need an out_dir and a d
 Ctrl-C (or SIGTERM) ends the run after the step at hand and saves it. A run that is killed at any moment
 resumes from its last saved step, and ends with the same weights, to the bit, and the same log as an
 undisturbed one: on a CPU, in float32, with one process and one number of threads; elsewhere it is the same
-within rounding. A step whose gradients are not finite is skipped; three in a row end the run.
+within rounding. A step whose gradients are not finite is skipped; a run whose last three steps were skipped
+ends at the next logged step.
 """
 
 import contextlib
@@ -39,7 +40,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, options, override
-from devices import autocast, device_name, find_device, find_dtype, init_distributed, peak_flops, try_compile
+from devices import (
+    autocast,
+    device_name,
+    find_device,
+    find_dtype,
+    init_distributed,
+    peak_flops,
+    synchronize,
+    try_compile,
+)
 from model import ModelArgs, Transformer, load_checkpoint, model_args_dict
 from tinystories import PretokDataset, Task, read_meta, shard_folder
 from tokenizer import Tokenizer
@@ -92,8 +102,13 @@ FIXED = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "optimizer",
 
 given = override(globals())
 option_names = tuple(options(globals()))
-if min(batch_size, max_seq_len, gradient_accumulation_steps, eval_interval, log_interval, save_interval) < 1:
-    raise InputError("batch_size, max_seq_len, gradient_accumulation_steps and the intervals are at least 1")
+for name in ("eval_interval", "log_interval", "save_interval", "eval_iters", "batch_size", "max_seq_len",
+             "gradient_accumulation_steps", "max_iters"):  # fmt: skip
+    if globals()[name] < 1:
+        raise InputError(f"--{name}={globals()[name]}: it must be at least 1")
+for name in ("dropout", "beta1", "beta2"):
+    if not 0 <= globals()[name] < 1:
+        raise InputError(f"--{name}={globals()[name]}: it must be at least 0 and below 1")
 
 
 def print0(text):
@@ -189,9 +204,9 @@ betas = (beta1, beta2)
 if optimizer == "muon":
     from extras.muon import configure_muon
 
-    optimizers = configure_muon(raw_model, weight_decay, learning_rate, betas, device)
+    optimizers = configure_muon(raw_model, weight_decay, learning_rate, betas, compile)
 else:
-    optimizers = [raw_model.configure_optimizers(weight_decay, learning_rate, betas, device)]
+    optimizers = [raw_model.configure_optimizers(weight_decay, learning_rate, betas)]
 # float16 has no small numbers: the loss is scaled up, so that gradients do not become 0.
 scaler = torch.amp.GradScaler(device.split(":")[0], enabled=dtype == "float16")
 step = 0  # steps that are done; called iter_num in checkpoints, as in nanoGPT's and llama2.c's
@@ -208,9 +223,11 @@ if init_from == "resume":
     torch.set_rng_state(checkpoint["rng"]["torch"])
 checkpoint = None  # frees its memory
 
-# The compiled model shares its weights with raw_model, which evaluates, samples and is saved: so no
-# checkpoint has torch.compile's prefix `_orig_mod.` in its names.
+# The compiled model shares its weights with raw_model, which samples and is saved: so no checkpoint has
+# torch.compile's prefix `_orig_mod.` in its names.
 model = try_compile(raw_model, compile, device, print0)
+# On a CPU an evaluation takes less time than compiling the model once more, without gradients.
+eval_model = model if device.startswith("cuda") else raw_model
 if world_size > 1:
     gpu = [device] if device.startswith("cuda") else None
     model = DistributedDataParallel(model, device_ids=gpu)
@@ -218,6 +235,7 @@ if world_size > 1:
 tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
 epochs = max_iters * tokens_per_step / (num_chunks["train"] * max_seq_len)
 config = {name: globals()[name] for name in option_names}
+config |= {name: x for name, x in model_args_dict(raw_model.args).items() if name in config}
 print0(
     f"{raw_model.num_params():,} parameters; {gradient_accumulation_steps} micro-batches x {batch_size} "
     f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens per step; {max_iters:,} steps are "
@@ -255,7 +273,7 @@ def estimate_loss():
         num_batches = min(eval_iters, max(1, num_chunks[split] // batch_size))
         for _, (x, y) in zip(range(rank, num_batches, world_size), iter_batches(split, seed=order_seed)):
             with autocast(device, dtype):
-                loss = raw_model(x, y)
+                loss = eval_model(x, y)
             count = (y >= 0).sum().item()
             total += torch.tensor([loss.item() * count, count], dtype=torch.float64)
         if world_size > 1:
@@ -347,11 +365,13 @@ def on_signal(number, _):
 # --------------------------------------------------------------------------------------------------------
 # the loop
 
-if eval_only:
-    print0(json.dumps({"step": step, **estimate_loss()}))
-    sys.exit(0)
-if step >= max_iters:
-    print0(f"{out_dir} is finished: {step} of {max_iters} steps; a larger --max_iters continues it")
+if eval_only or step >= max_iters:
+    if eval_only:
+        print0(json.dumps({"step": step, **estimate_loss()}))
+    else:
+        print0(f"{out_dir} is finished: {step} of {max_iters} steps; a larger --max_iters continues it")
+    if world_size > 1:
+        dist.destroy_process_group()
     sys.exit(0)
 if rank == 0:
     log_file = open_log()
@@ -361,23 +381,30 @@ signal.signal(signal.SIGTERM, on_signal)
 
 batches = iter_batches("train", start=step * grad_accum_steps)
 stop = False
-skipped = 0
-skipped_in_a_row = 0
+skipped = torch.zeros((), device=device)  # steps that were skipped
+skipped_in_a_row = torch.zeros((), device=device)
 first_step = step
 last_logged = step
 seconds = 0.0  # of training since the last logged step
 progress = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
+began = time.time()
 while True:
-    if step == max_iters or (step % eval_interval == 0 and not stop):
-        evaluate()
-    if step > 0 and (step == max_iters or stop or step % save_interval == 0):
-        save_checkpoint("last.pt")
+    must_evaluate = step == max_iters or (step % eval_interval == 0 and not stop)
+    must_save = step > 0 and (step == max_iters or stop or step % save_interval == 0)
+    if must_evaluate or must_save:
+        synchronize(device)
+        seconds += time.time() - began
+        if must_evaluate:
+            evaluate()
+        if must_save:
+            save_checkpoint("last.pt")
+        began = time.time()
     if step == max_iters or stop:
         break
-    began = time.time()
 
     # A step: forward and backward for each micro-batch, clip the gradients, update the weights. The loss is
-    # the mean over the targets of all micro-batches of all processes.
+    # the mean over the targets of all micro-batches of all processes. Nothing here reads a number from the
+    # device: it computes while Python prepares the next step, and only a logged step waits for it.
     micro_batches = [next(batches) for _ in range(grad_accum_steps)]
     num_targets = sum((y >= 0).sum() for _, y in micro_batches)
     if world_size > 1:
@@ -395,28 +422,26 @@ while True:
     lr = get_lr(step)
     for o in optimizers:
         scaler.unscale_(o)
+    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
+    found_inf = (~grad_norm.isfinite()).float()  # 1: the optimizers change nothing
+    for o in optimizers:
+        o.found_inf = found_inf
         for group in o.param_groups:
             group["lr"] = lr
-    grad_norm = torch.nn.utils.clip_grad_norm_(raw_model.parameters(), grad_clip or math.inf)
-    if grad_norm.isfinite():
-        for o in optimizers:
-            scaler.step(o)
+        o.step()
     scaler.update()
     raw_model.zero_grad(set_to_none=True)
+    skipped += found_inf
+    skipped_in_a_row = (skipped_in_a_row + 1) * found_inf
 
-    seconds += time.time() - began
-    skipped_in_a_row = 0 if grad_norm.isfinite() else skipped_in_a_row + 1
-    if skipped_in_a_row:
-        skipped += 1
-        print0(f"step {step}: loss {step_loss.item()}, gradient norm {grad_norm.item()}: skipped")
-        if skipped_in_a_row == (40 if dtype == "float16" else 3):  # float16's scaler searches for its scale
-            progress.close()
-            raise InputError(f"stopped: {skipped_in_a_row} steps in a row had gradients that are not finite")
     if step % log_interval == 0:
         numbers = torch.stack((step_loss, torch.full_like(step_loss, len(signals))))
         if world_size > 1:
             dist.all_reduce(numbers)
-        loss, stop = numbers[0].item(), numbers[1].item() > 0  # all processes stop, or none
+        loss, num_signals = numbers.tolist()  # waits for the device
+        stop = num_signals > 0  # all processes stop, or none
+        seconds += time.time() - began
+        began = time.time()
         tok_per_s = (step + 1 - last_logged) * tokens_per_step / seconds
         last_logged = step + 1
         seconds = 0.0
@@ -425,6 +450,13 @@ while True:
         mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak_flops(device_name(device)), max_seq_len)
         mfu_text = f", MFU {mfu:.1%}" if mfu else ""
         progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s{mfu_text}")
+        if skipped_in_a_row:
+            print0(f"step {step}: loss {loss}, gradient norm {grad_norm.item()}: skipped")
+        if skipped_in_a_row >= (40 if dtype == "float16" else 3):  # float16's scaler searches for its scale
+            progress.close()
+            raise InputError(
+                f"stopped: {skipped_in_a_row:.0f} steps in a row had gradients that are not finite"
+            )
         if 3 <= step - first_step < 3 + log_interval:  # once, when the speed is known
             hours = (max_iters - step) * tokens_per_step / tok_per_s / 3600
             hint = "; on a CPU, bash quickstart.sh trains a smaller model in minutes" if hours > 24 else ""
@@ -435,7 +467,7 @@ while True:
 
 progress.close()
 if skipped:
-    print0(f"{skipped} steps whose gradients were not finite were skipped")
+    print0(f"{skipped:.0f} steps whose gradients were not finite were skipped")
 if stop:
     print0(f"stopped after {step} steps; to resume: python train.py --init_from=resume --out_dir={out_dir}")
 else:

@@ -42,7 +42,7 @@ import torch
 
 import tinystories
 from configurator import InputError, options, override
-from devices import device_name, find_device, find_dtype, peak_flops
+from devices import device_name, find_device, find_dtype, peak_flops, synchronize
 from extras.contenders import generating_ways, our_model, training_step, training_ways
 from extras.fit import memory, print_fit
 from model import ModelArgs, Transformer
@@ -78,8 +78,7 @@ gigabytes = 2.0  # size of the shards whose reading is measured
 
 def now():
     """Seconds, when the device has done what it was given."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()
 
 
@@ -273,7 +272,7 @@ def load():
     model = our_model(model_args(), device)
     status = "/proc/self/status"  # RssAnon: kB that are this process's alone, not mapped from files
     own = lambda: int(re.search(r"RssAnon:\s+(\d+)", open(status).read())[1]) / 1000  # noqa: E731
-    optimizers = [model.configure_optimizers(0.1, 5e-4, (0.9, 0.95), device)]
+    optimizers = [model.configure_optimizers(0.1, 5e-4, (0.9, 0.95))]
     step = training_step(model, model, optimizers, find_dtype(dtype, device), step_shape(), device)
     with tempfile.TemporaryDirectory() as folder:
         for i in range(11):  # files with holes: they take no room on the disk

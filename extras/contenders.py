@@ -60,9 +60,11 @@ def training_step(loss_of, model, optimizers, dtype, shape, device, wait=False):
             loss.item()
         for o in optimizers:
             scaler.unscale_(o)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for o in optimizers:
-            scaler.step(o)
+            if not wait:
+                o.found_inf = (~grad_norm.isfinite()).float()
+            o.step()
         scaler.update()
         model.zero_grad(set_to_none=True)
         return accumulation * batch_size * max_seq_len
@@ -80,9 +82,9 @@ def training_ways(args, shape, device, dtype, compile, with_transformers):
 
     def ours(optimizer, choice):
         model = our_model(args, device)
-        settings = (0.1, 5e-4, (0.9, 0.95), device)
+        settings = (0.1, 5e-4, (0.9, 0.95))
         if optimizer == "muon":
-            optimizers = configure_muon(model, *settings)
+            optimizers = configure_muon(model, *settings, choice)
         else:
             optimizers = [model.configure_optimizers(*settings)]
         return training_step(try_compile(model, choice, device), model, optimizers, dtype, shape, device)
@@ -91,7 +93,7 @@ def training_ways(args, shape, device, dtype, compile, with_transformers):
         model = llama(args, device)
         model.args = args
         forward = try_compile(model, choice, device)
-        adamw = torch.optim.AdamW(model.parameters(), 5e-4, fused=device.startswith("cuda"))
+        adamw = torch.optim.AdamW(model.parameters(), 5e-4, fused=True)
 
         def loss_of(x, y):
             return forward(input_ids=x, labels=x, use_cache=False).loss

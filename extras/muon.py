@@ -14,28 +14,40 @@ one shape are stacked, and on a CPU computed in float32: 0.04 s.
 
 import torch
 
+from devices import compile_error
 
-def configure_muon(model, weight_decay, learning_rate, betas, device):
+
+def configure_muon(model, weight_decay, learning_rate, betas, compile="auto"):
     """[AdamW for the embedding and the norms, Muon for the matrices of the blocks]."""
     matrices = [p for p in model.layers.parameters() if p.dim() == 2]
-    adamw = model.configure_optimizers(weight_decay, learning_rate, betas, device)
+    adamw = model.configure_optimizers(weight_decay, learning_rate, betas)
     in_blocks = {id(p) for p in matrices}
     for group in adamw.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in in_blocks]
-    return [adamw, Muon(matrices, learning_rate, weight_decay)]
+    muon = Muon(matrices, learning_rate, weight_decay)
+    device = str(matrices[0].device)
+    if device.startswith("cuda") and compile != "false" and not compile_error(device):
+        # Eager, it is 25 small kernels for each shape: they take longer to launch than to run.
+        muon.orthogonalize = torch.compile(orthogonalize)
+    return [adamw, muon]
 
 
 class Muon(torch.optim.Optimizer):
     """
     For the weight matrices inside the model only. The step is scaled to the root mean square that AdamW's
-    has (Liu et al. 2025, arXiv:2502.16982), so that one learning rate and weight decay serve both.
+    has (Liu et al. 2025, arXiv:2502.16982), so that one learning rate and weight decay serve both. As in
+    torch's fused optimizers, a step changes nothing where the tensor found_inf is 1: the device decides that,
+    and nobody waits for it.
     """
 
     def __init__(self, params, lr, weight_decay=0.1, momentum=0.95):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.found_inf = torch.zeros(())
+        self.orthogonalize = orthogonalize
 
     @torch.no_grad()
     def step(self):
+        skip = self.found_inf > 0
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             shapes = {}
@@ -46,11 +58,13 @@ class Muon(torch.optim.Optimizer):
                 updates = []
                 for p in ps:
                     average = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
-                    average.lerp_(p.grad, 1 - momentum)
-                    updates.append(p.grad.lerp(average, momentum))  # Nesterov: look one step ahead
+                    grad = torch.where(skip, average, p.grad)  # the average stays as it is
+                    average.lerp_(grad, 1 - momentum)
+                    updates.append(grad.lerp(average, momentum))  # Nesterov: look one step ahead
                 scale = 0.2 * max(rows, columns) ** 0.5  # entries of U V^T: 1 / sqrt(its longer side)
-                for p, update in zip(ps, orthogonalize(torch.stack(updates))):
-                    p.mul_(1 - lr * group["weight_decay"]).add_(update.to(p.dtype), alpha=-lr * scale)
+                for p, update in zip(ps, self.orthogonalize(torch.stack(updates))):
+                    new = p.mul(1 - lr * group["weight_decay"]).add_(update.to(p.dtype), alpha=-lr * scale)
+                    p.copy_(torch.where(skip, p, new))
 
 
 def orthogonalize(x, steps=5):

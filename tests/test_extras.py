@@ -1,5 +1,7 @@
 """What the course only mentions: synthetic stories, texts of one's own, broken lines, archives, Muon."""
 
+import copy
+import math
 import os
 import re
 import tarfile
@@ -7,6 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import prepare_data
 import tinystories
@@ -14,7 +17,18 @@ import train_tokenizer
 from configurator import InputError
 from extras import own_text, synthetic_stories
 from extras.muon import Muon, configure_muon, orthogonalize
-from tests.fixtures import LLAMA2C, SHARED, flags, prepare, read_rows, run, small_model, write_rows
+from tests.fixtures import (
+    LLAMA2C,
+    SHARED,
+    SMALL,
+    flags,
+    prepare,
+    read_rows,
+    run,
+    run_here,
+    small_model,
+    write_rows,
+)
 from tinystories import Task, read_meta, write_json
 from tokenizer import Tokenizer
 
@@ -139,6 +153,14 @@ def test_max_chars_caps_what_is_learned_and_takes_it_from_everywhere(zh):
     assert all(any(first.startswith(text[:20]) for text in texts) for first in firsts)
 
 
+def test_bits_per_byte_count_the_bytes_that_the_ids_stand_for(data, tok):
+    texts = ["a  b   c", "  x = 1\n    y = 2\n", "One day,\n\n Lily ", "１２，\u3000三", "", "a▁b"]
+    for tokenizer in (Tokenizer(f"{data}/tok512.model"), tok):
+        for text in texts:
+            counts = tinystories.encode_documents([text], tokenizer, "uint16")[1]
+            assert counts["bytes"] == len(tokenizer.decode(tokenizer.encode(text)).encode())
+
+
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24)])
 def test_muon_is_torchs(shape):
     ours, theirs = (torch.nn.Parameter(torch.full(shape, 0.01)) for _ in range(2))
@@ -155,7 +177,7 @@ def test_muon_is_torchs(shape):
 
 def test_muon_has_the_matrices_of_the_blocks_and_learns_one_batch_by_heart():
     model, x = small_model(), torch.randint(96, (4, 17))
-    optimizers = configure_muon(model, 0.1, 1e-2, (0.9, 0.95), "cpu")
+    optimizers = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
     adamw, muon = ([id(p) for group in o.param_groups for p in group["params"]] for o in optimizers)
     assert sorted(muon) == sorted(id(p) for p in model.layers.parameters() if p.dim() == 2)
     assert sorted(adamw + muon) == sorted(id(p) for p in model.parameters())  # each once
@@ -166,3 +188,52 @@ def test_muon_has_the_matrices_of_the_blocks_and_learns_one_batch_by_heart():
             o.step()
             o.zero_grad()
     assert loss.item() < 0.1
+
+
+def test_an_optimizer_told_of_gradients_that_are_not_finite_changes_nothing():
+    model = small_model()
+    x = torch.randint(96, (4, 17))
+    optimizers = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
+
+    def step(found_inf):
+        model(x[:, :-1], x[:, 1:]).backward()
+        for o in optimizers:
+            o.found_inf = torch.tensor(float(found_inf))
+            if found_inf:
+                for p in (p for group in o.param_groups for p in group["params"]):
+                    p.grad[0] = math.nan
+            o.step()
+            o.zero_grad()
+
+    def state():
+        return copy.deepcopy([model.state_dict(), *(o.state_dict()["state"] for o in optimizers)])
+
+    step(0)
+    before = state()
+    step(1)
+    torch.testing.assert_close(state(), before, rtol=0, atol=0)
+    step(0)
+    assert not torch.equal(state()[0]["norm.weight"], before[0]["norm.weight"])
+
+
+class CountReads(TorchDispatchMode):
+    """Count the places where Python asks for a number that a tensor holds: on a GPU it waits for it."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_only_a_logged_step_waits_for_the_device(data, tmp_path, optimizer):
+    reads = []
+    for steps in (5, 9):
+        options = flags(data_dir=data, out_dir=tmp_path / str(steps), max_iters=steps, optimizer=optimizer)
+        with CountReads() as mode:
+            run_here(
+                "train.py", *SMALL, *options, *flags(log_interval=1000, eval_iters=1, eval_interval=1000)
+            )
+        reads.append(mode.reads)
+    assert reads[0] == reads[1] > 0

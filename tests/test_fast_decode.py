@@ -22,7 +22,7 @@ def losses_of(model, compile=lambda model: model):
     """The losses of 20 steps on the same 20 batches."""
     torch.manual_seed(1)
     forward = compile(model)
-    optimizer = model.configure_optimizers(0.1, 3e-3, (0.9, 0.95), "cpu")
+    optimizer = model.configure_optimizers(0.1, 3e-3, (0.9, 0.95))
     losses = []
     for _ in range(20):
         x = torch.randint(96, (4, 33)).sort(dim=1).values  # something to learn: ids that never fall

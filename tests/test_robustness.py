@@ -32,6 +32,7 @@ from tests.fixtures import (
     read_bytes,
     read_rows,
     run,
+    run_here,
     small_model,
 )
 
@@ -82,7 +83,26 @@ def test_a_damaged_checkpoint_does_not_load_silently(tmp_path):
         Transformer.from_checkpoint(saved)
 
 
-def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end_the_run(data, tmp_path):
+@pytest.mark.parametrize("option", [
+    "eval_interval", "log_interval", "save_interval", "eval_iters", "batch_size", "max_seq_len", "max_iters",
+    "gradient_accumulation_steps", "dim", "n_layers", "n_heads", "multiple_of",
+])  # fmt: skip
+def test_zero_is_refused_where_nothing_can_be_done_with_it(data, tmp_path, option):
+    with pytest.raises(InputError, match=f"{option}=0.* must be at least 1"):
+        run_here("train.py", *SMALL, *flags(data_dir=data, out_dir=tmp_path / "out"), f"--{option}=0")
+    assert not os.path.exists(tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", ["dropout", "beta1", "beta2"])
+def test_a_probability_of_one_is_refused(data, tmp_path, option):
+    with pytest.raises(InputError, match=f"--{option}=1.0: it must be at least 0 and below 1"):
+        run_here("train.py", *SMALL, *flags(data_dir=data, out_dir=tmp_path / "out"), f"--{option}=1.0")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end_the_run(
+    data, tmp_path, optimizer
+):
     # A step is one sequence. Four of them have an id that no other step has: its embedding becomes infinite.
     shards = dataset(data)
     steps = [set(shards[int(i)][0].tolist()) for i in shards.order(0)[:10]]
@@ -92,16 +112,18 @@ def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end
     torch.save({"model": model.state_dict(), "model_args": model_args_dict(model.args)}, tmp_path / "inf.pt")
 
     options = flags(data_dir=data, init_from=tmp_path / "inf.pt", out_dir=tmp_path / "out", save_interval=1)
-    options += flags(batch_size=1, gradient_accumulation_steps=1)
+    options += flags(batch_size=1, gradient_accumulation_steps=1, optimizer=optimizer)
     printed, error = run("train.py", *SMALL, *options, ok=False)
     assert "train.py: stopped: 3 steps in a row had gradients that are not finite\n" in error
     assert re.findall(r"step (\d+): loss nan, gradient norm nan: skipped", printed) == ["2", "6", "7", "8"]
     rows = [row for row in read_rows(tmp_path / "out" / "log.jsonl") if "loss" in row]
-    assert [row["step"] for row in rows if row["loss"] is None] == [2, 6, 7]
+    assert [row["step"] for row in rows if row["loss"] is None] == [2, 6, 7, 8]
     last = torch.load(tmp_path / "out" / "last.pt", weights_only=True)
     assert last["iter_num"] == 8
     assert last["optimizer"]["state"][0]["step"] == 5  # steps that changed the weights: 0, 1, 3, 4, 5
     last["model"]["tok_embeddings.weight"][bad_ids] = 0
+    if optimizer == "muon":
+        assert all(state["momentum_buffer"].isfinite().all() for state in last["muon"]["state"].values())
     assert all(weight.isfinite().all() for weight in last["model"].values())
 
 
