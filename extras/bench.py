@@ -75,6 +75,8 @@ new_tokens = 200  # tokens that a story gets
 data_dir = "data"  # where stories may lie
 gigabytes = 2.0  # size of the shards whose reading is measured
 
+BEGAN = time.perf_counter()
+
 
 def now():
     """Seconds, when the device has done what it was given."""
@@ -310,7 +312,6 @@ def main():
 
 
 if __name__ == "__main__":
-    BEGAN = time.perf_counter()
     given = override(globals())
     if fit:
         print_fit(model_args(), batch_size, dtype, optimizer, "cuda" if device == "auto" else device)
