@@ -1,0 +1,321 @@
+"""
+What must hold on a GPU, as a list of facts. Where a fact has a meaning on a CPU, it is checked there, too:
+then everything but the device is the same.
+"""
+
+import contextlib
+import functools
+import gc
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.amp import GradScaler
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import devices
+from devices import autocast
+from extras import fast_decode
+from extras.fit import memory
+from model import ModelArgs, Transformer
+from tests.fixtures import ALONE, HERE, SMALL, assert_same_run, flags, read_rows, run_here, small_model
+
+pytest_plugins = ["tests.fixtures"]
+
+has_cuda = torch.cuda.is_available()
+needs_cuda = pytest.mark.skipif(not has_cuda, reason="there is no CUDA device")
+on_both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+on_cuda = pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])
+
+
+@pytest.fixture(autouse=True)
+def empty_device():
+    """Nothing is left on the device of what another test has compiled or trained."""
+    yield
+    torch._dynamo.reset()
+    gc.collect()
+    if has_cuda:
+        torch.cuda.empty_cache()
+
+
+def half(device):
+    """The 16-bit dtype that this device is fast at; on a CPU bfloat16, fast or not."""
+    return devices.find_dtype("bfloat16", device) if device == "cuda" else "bfloat16"
+
+
+# --------------------------------------------------------------------------------------------------------
+# losses
+
+
+def losses_of(device, dtype, compiled, steps, batches):
+    """The losses of a small model that reads so many batches over and over."""
+    model = small_model(n_layers=1).to(device)
+    forward = model
+    if compiled:  # on a CPU without the code generator, which takes minutes for bfloat16
+        forward = torch.compile(model, backend="inductor" if device == "cuda" else "aot_eager")
+    optimizer = model.configure_optimizers(0.0, 5e-3, (0.9, 0.95))
+    scaler = GradScaler(device, enabled=dtype == "float16")
+    generator = torch.Generator().manual_seed(1)
+    data = [torch.randint(96, (4, 17), generator=generator).to(device) for _ in range(batches)]
+    losses = []
+    for i in range(steps):
+        x = data[i % batches]
+        with autocast(device, dtype):
+            loss = forward(x[:, :-1], x[:, 1:])
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@on_both
+def test_compiled_training_in_16_bits_has_the_losses_of_eager_float32(device):
+    torch.set_float32_matmul_precision("highest")
+    want = losses_of(device, "float32", compiled=False, steps=30, batches=4)
+    got = losses_of(device, half(device), compiled=True, steps=30, batches=4)
+    assert want[-1] < want[0] - 0.5
+    assert got == pytest.approx(want, rel=0.03)
+    assert got != want  # it did compute in 16 bits
+
+
+@on_both
+def test_compiled_training_in_16_bits_learns_one_batch_by_heart(device):
+    assert losses_of(device, half(device), compiled=True, steps=60, batches=1)[-1] < 0.1
+
+
+# --------------------------------------------------------------------------------------------------------
+# train.py
+
+
+def options_for(device, data, out, **changes):
+    """Options of train.py for a small run on the device, in 16 bits and compiled where that is quick."""
+    usual = {"device": device, "dtype": "float32", "compile": "false"}
+    if device == "cuda":
+        usual |= {"dtype": "bfloat16", "compile": "auto"}
+    return SMALL + flags(data_dir=data, out_dir=out, **usual | changes)
+
+
+@on_both
+def test_a_run_that_resumes_has_the_losses_of_one_that_never_stopped(device, data, tmp_path):
+    usual = {"decay_lr": False, "eval_interval": 10, "save_interval": 10}
+    run_here("train.py", *options_for(device, data, tmp_path / "whole", max_iters=20, **usual))
+    run_here("train.py", *options_for(device, data, tmp_path / "half", max_iters=10, **usual))
+    half_run = flags(out_dir=tmp_path / "half", max_iters=20, device=device)
+    run_here("train.py", "--init_from=resume", *half_run)
+    assert_same_run(tmp_path / "half", tmp_path / "whole", 5e-3 if device == "cuda" else 0)
+
+
+def train_in_float16(device, data, out, monkeypatch, scale, steps):
+    """train.py's globals after a run in float16 whose scaler begins with `scale`."""
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(GradScaler, init_scale=scale))
+    monkeypatch.setattr(devices, "find_dtype", lambda name, device: name)  # a CPU would take float32
+    length = {"max_iters": steps, "eval_iters": 1, "max_seq_len": 16}
+    args = options_for(device, data, out, dtype="float16", compile="false", **length)
+    return run_here("train.py", *args)
+
+
+@on_both
+def test_float16_skips_a_step_whose_gradients_overflow(device, data, tmp_path, monkeypatch):
+    """Each of them halves the scale, and changes no weight."""
+    scope = train_in_float16(device, data, tmp_path / "high", monkeypatch, 2.0**40, steps=3)
+    assert scope["scaler"].get_scale() == 2.0**37
+    torch.manual_seed(scope["seed"])
+    begun = Transformer(scope["raw_model"].args).state_dict()
+    ended = scope["raw_model"].state_dict()
+    assert all(torch.equal(ended[name].cpu(), weight) for name, weight in begun.items())
+
+    scope = train_in_float16(device, data, tmp_path / "low", monkeypatch, 2.0**26, steps=24)
+    steps = [row for row in read_rows(tmp_path / "low" / "log.jsonl") if "loss" in row]
+    overflowed = [row["grad_norm"] is None for row in steps]
+    assert overflowed[0] and scope["scaler"].get_scale() == 2.0 ** (26 - sum(overflowed))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.3  # once the scale fits, it learns
+
+
+@on_both
+def test_one_process_of_torchrun_has_the_losses_of_a_run_without(device, data, tmp_path):
+    """On CUDA the processes talk by NCCL."""
+    usual = {"max_iters": 5, "eval_interval": 5}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    run_here("train.py", *options_for(device, data, tmp_path / "alone", **usual))
+    args = options_for(device, data, tmp_path / "torchrun", **usual)
+    command = [sys.executable, *launcher, "train.py", *args]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, env=os.environ | ALONE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_run(tmp_path / "torchrun", tmp_path / "alone", 5e-3 if device == "cuda" else 1e-6)
+
+
+@contextlib.contextmanager
+def no_waiting(first, last):
+    """
+    Any wait for the device raises an error from the end of step `first`'s update to the end of `last`'s. The
+    steps are counted by AdamW's updates, of which each has one. Yields the steps that it watched.
+    """
+    watched = []
+    count = 0
+
+    def after_update(optimizer, args, kwargs):
+        nonlocal count
+        if isinstance(optimizer, torch.optim.AdamW):
+            watch = first <= count < last
+            torch.cuda.set_sync_debug_mode("error" if watch else "default")
+            if watch:
+                watched.append(count + 1)
+            count += 1
+
+    hook = register_optimizer_step_post_hook(after_update)
+    try:
+        yield watched
+    finally:
+        hook.remove()
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("compile", ["false", "auto"])
+@on_cuda
+def test_a_step_that_is_not_logged_never_waits_for_the_device(device, data, tmp_path, optimizer, compile):
+    usual = {"max_iters": 20, "log_interval": 100, "eval_interval": 100, "save_interval": 100}
+    with no_waiting(first=10, last=18) as watched:
+        args = options_for(device, data, tmp_path, optimizer=optimizer, compile=compile, **usual)
+        run_here("train.py", *args)
+    assert watched == list(range(11, 19))
+
+
+def test_the_watch_begins_and_ends_where_it_should_on_a_cpu(data, tmp_path, monkeypatch):
+    """The same on a CPU, where nothing waits: which mode each step of train.py has."""
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with no_waiting(first=1, last=4) as watched:
+        run_here("train.py", *options_for("cpu", data, tmp_path, max_iters=6, optimizer="muon"))
+    assert watched == [2, 3, 4]
+    assert modes == ["default", "error", "error", "error", "default", "default", "default"]
+
+
+# --------------------------------------------------------------------------------------------------------
+# memory
+
+RECIPE = {"dim": 768, "n_layers": 12, "n_heads": 12, "n_kv_heads": 4, "max_seq_len": 512, "batch_size": 64}
+RECIPE |= {"vocab_size": 6144}  # README.md's 80 million; two of its micro-batches
+
+
+def write_shards(folder, vocab_size):
+    """Two shards of random ids, which train.py takes for text."""
+    rng = np.random.default_rng(0)
+    os.makedirs(folder)
+    for name in ("data00", "data01"):
+        rng.integers(vocab_size, size=300_000, dtype="<u2").tofile(os.path.join(folder, f"{name}.bin"))
+    with open(os.path.join(folder, "meta.json"), "w", encoding="utf-8") as f:
+        json.dump({"vocab_size": vocab_size, "dtype": "uint16"}, f)
+
+
+def train_recipe(folder, device, recipe, **changes):
+    """Three steps of train.py; returns its globals."""
+    write_shards(folder / "ids", recipe["vocab_size"])
+    length = {"max_iters": 3, "eval_iters": 1, "eval_interval": 100, "gradient_accumulation_steps": 2}
+    usual = {"vocab_source": folder / "ids", "out_dir": folder / "out", "device": device}
+    return run_here("train.py", *flags(**recipe, **length, **usual, **changes))
+
+
+@pytest.mark.parametrize("compile", ["false", "auto"])
+@on_cuda
+def test_training_takes_the_memory_that_fit_says(device, tmp_path, compile):
+    shape = {name: value for name, value in RECIPE.items() if name != "batch_size"}
+    args = ModelArgs(**shape, multiple_of=32)
+    dtype = half(device)
+    parts = memory(args, RECIPE["batch_size"], dtype)
+    want = sum(part[compile == "auto"] for part in parts.values())
+    free, _ = torch.cuda.mem_get_info()
+    if free < 1.5 * want:
+        pytest.skip(f"needs {1.5 * want / 1e9:.0f} GB of free memory on the device")
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    train_recipe(tmp_path, device, RECIPE, compile=compile)
+    assert torch.cuda.max_memory_allocated() - before == pytest.approx(want, rel=0.2)
+
+
+def test_the_recipe_of_the_memory_test_trains_on_a_cpu(tmp_path):
+    toy = {"dim": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "max_seq_len": 32, "batch_size": 2}
+    toy |= {"vocab_size": 96}
+    scope = train_recipe(tmp_path, "cpu", toy, compile="false")
+    assert scope["step"] == 3 and scope["raw_model"].args.vocab_size == 96
+
+
+# --------------------------------------------------------------------------------------------------------
+# decoding
+
+
+@contextlib.contextmanager
+def counting_graphs():
+    """A list that gets an entry for each CUDA graph that torch.compile records."""
+    from torch._inductor import cudagraph_trees
+
+    recorded = []
+    node = cudagraph_trees.CUDAGraphNode
+
+    class Counted(node):
+        def __init__(self, *args, **kwargs):
+            recorded.append(args)
+            super().__init__(*args, **kwargs)
+
+    cudagraph_trees.CUDAGraphNode = Counted
+    try:
+        yield recorded
+    finally:
+        cudagraph_trees.CUDAGraphNode = node
+
+
+def decoding_pair(device):
+    """A model that decodes eagerly, and one with the same weights that decodes compiled."""
+    pair = [small_model(lively=True, n_layers=2).to(device).eval() for _ in range(2)]
+    fast_decode.compile_decoding(pair[1], device)
+    return pair
+
+
+def assert_same_text(eager, compiled, stories, device):
+    x = torch.randint(96, (stories, 5), generator=torch.Generator().manual_seed(stories)).to(device)
+    want = eager.generate(x, 40, temperature=0)  # past the 32 positions of the context
+    assert torch.equal(compiled.generate(x, 40, temperature=0), want)
+    assert len(want.unique()) > 10  # no story of one word
+
+
+@pytest.mark.parametrize("stories", [1, 8])
+@on_cuda
+def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_and_records_one_graph(device, stories):
+    torch.set_float32_matmul_precision("highest")
+    with counting_graphs() as recorded:
+        eager, compiled = decoding_pair(device)
+        for _ in range(3):  # the second and the third story replay the graph of the first
+            assert_same_text(eager, compiled, stories, device)
+    assert len(recorded) == 1
+
+
+def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_on_a_cpu(monkeypatch):
+    """The same steps with a compiler that is quick on a CPU; tests/test_fast_decode.py has the real one."""
+    compile = torch.compile
+    quick = lambda f, **options: compile(f, dynamic=False, backend="aot_eager")  # noqa: E731
+    monkeypatch.setattr(fast_decode.torch, "compile", quick)
+    monkeypatch.setattr(fast_decode, "compile_error", lambda device: "")
+    monkeypatch.setattr(fast_decode, "compile_for_cpu", lambda model: quick(model.decode_step))
+    eager, compiled = decoding_pair("cpu")
+    for stories in (1, 8, 1):
+        assert_same_text(eager, compiled, stories, "cpu")
+
+
+def test_the_counter_of_graphs_counts_on_a_cpu(monkeypatch):
+    """torch makes a CUDAGraphNode where it records a graph; without CUDA only its making can be seen."""
+    from torch._inductor import cudagraph_trees
+
+    monkeypatch.setattr(cudagraph_trees.CUDAGraphNode, "__init__", lambda self, *args: None)
+    names = cudagraph_trees.CUDAGraphTreeManager.record_function.__code__.co_names
+    assert "CUDAGraphNode" in names
+    with counting_graphs() as recorded:
+        cudagraph_trees.CUDAGraphNode(1, 2)
+        cudagraph_trees.CUDAGraphNode(3)
+    assert recorded == [(1, 2), (3,)]
+    assert cudagraph_trees.CUDAGraphNode.__name__ == "CUDAGraphNode"
