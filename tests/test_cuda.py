@@ -111,6 +111,13 @@ def test_a_run_that_resumes_has_the_losses_of_one_that_never_stopped(device, dat
     assert_same_run(tmp_path / "half", tmp_path / "whole", 5e-3 if device == "cuda" else 0)
 
 
+@pytest.mark.parametrize("capability, dtype", [((7, 5), "float16"), ((8, 0), "bfloat16")])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert devices.find_dtype("bfloat16", "cuda:1") == dtype
+    assert devices.find_dtype("float32", "cuda:1") == "float32"
+
+
 def train_in_float16(device, data, out, monkeypatch, scale, steps):
     """train.py's globals after a run in float16 whose scaler begins with `scale`."""
     monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(GradScaler, init_scale=scale))
