@@ -219,7 +219,8 @@ if init_from == "resume":
         o.load_state_dict(state)
         for group, new in zip(o.param_groups, new_options):
             group.update(new)  # another --weight_decay takes effect
-    scaler.load_state_dict(checkpoint["scaler"])
+    if checkpoint["scaler"]:  # empty, if the run was in another dtype
+        scaler.load_state_dict(checkpoint["scaler"])
     torch.set_rng_state(checkpoint["rng"]["torch"])
 checkpoint = None  # frees its memory
 

@@ -8,6 +8,7 @@ import functools
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -142,6 +143,15 @@ def test_float16_skips_a_step_whose_gradients_overflow(device, data, tmp_path, m
     overflowed = [row["grad_norm"] is None for row in steps]
     assert overflowed[0] and scope["scaler"].get_scale() == 2.0 ** (26 - sum(overflowed))
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.3  # once the scale fits, it learns
+
+
+@on_both
+def test_a_run_in_float32_resumes_in_float16(device, trained, data, tmp_path, monkeypatch):
+    out = shutil.copytree(trained, tmp_path / "out")
+    monkeypatch.setattr(devices, "find_dtype", lambda name, device: name)  # a CPU would take float32
+    options = flags(data_dir=data, out_dir=out, device=device, dtype="float16", max_iters=42, eval_iters=1)
+    scope = run_here("train.py", "--init_from=resume", *options)
+    assert scope["step"] == 42 and scope["scaler"].get_scale() > 1
 
 
 @on_both
