@@ -80,15 +80,17 @@ async function show_look() {
   const names = { layer: layer + 1, head: head + 1 };
   $("look_from").replaceChildren(say("look_from", names), " ", token_node(state.ids[i]), " ", say("look_at"));
   const order = Array.from(weights.keys()).sort((a, b) => weights[b] - weights[a]).slice(0, 5);
-  const rows = order.map((j) => list_row(start + j, percent(weights[j])));
+  const worth = order.filter((j, rank) => rank === 0 || weights[j] >= 0.01);
+  const rows = worth.map((j) => list_row(start + j, percent(weights[j])));
   $("looked_at").replaceChildren(...(weights.length ? rows : [element("li", "", say("lost"))]));
 }
 
-// A token with the two before it and the one after.
+// A token between its neighbours.
 function list_row(j, text, ids = state.ids) {
   const row = element("li");
-  const around = (from, to) => ids.slice(Math.max(0, from), to).map(token_name).join("").replaceAll("·", " ");
-  row.append(`${around(j - 3, j)} `, token_node(ids[j]), ` ${around(j + 1, j + 3)} · ${text}`);
+  const bytes = (from, to) => ids.slice(Math.max(0, from), to).flatMap((id) => [...tok.bytes_of(id)]);
+  const around = (from, to) => visible(decode_utf8(Uint8Array.from(bytes(from, to))));
+  row.append(element("span", "", text), ` ${around(j - 4, j)}`, token_node(ids[j]), around(j + 1, j + 4));
   return row;
 }
 
@@ -124,10 +126,17 @@ async function show_layers() {
     const row = element("tr");
     row.append(element("th", "", say(layer ? "layer_number" : "embedding", { layer })));
     for (const one of top) row.append(layer_cell(one.id, one.p, known && one.id === state.ids[i]));
-    if (known) row.append(element("td", "rank", `${percent(p)}`), element("td", "rank", `#${number(rank)}`));
+    if (known) row.append(element("td", "rank", `${percent(p)} #${number(rank)}`));
     return row;
   });
-  $("layers").replaceChildren(...rows);
+  const head = element("tr");
+  const likeliest = element("th", "", say("likeliest"));
+  likeliest.colSpan = 3;
+  head.append(element("th"), likeliest, ...(known ? [element("th", "", token_name(state.ids[i]))] : []));
+  const [top, body] = [element("thead"), element("tbody")];
+  top.append(head);
+  body.append(...rows);
+  $("layers").replaceChildren(...(rows.length ? [top, body] : []));
 }
 
 function layer_cell(id, p, actual) {
@@ -180,18 +189,18 @@ function show_measured(ids, { probs, ranks }, first) {
     return cell;
   });
   $("sums").replaceChildren(...cells);
-  const tinted = ids.slice(first).map((id, j) => {
-    const special = tok.is_special(id);
-    const shown = token_name(id).replaceAll("·", " ");
-    const node = element("span", `chip${special ? " special" : ""}`, shown);
-    node.style.setProperty("--heat", heat_of(probs[j + first]));
-    node.title = `${number(bits_of(probs[j + first]), 1)} bits, #${ranks[j + first]}`;
-    return node;
+  const values = (i) => ({ bits: number(bits_of(probs[i]), 1), rank: number(ranks[i]) });
+  let pending = [];
+  const tinted = ids.slice(first).flatMap((id, j) => {
+    const chip = make_chip(id, pending);
+    ({ pending } = chip);
+    chip.node.style.setProperty("--heat", heat_of(probs[j + first]));
+    if (probs[j + first] !== null) chip.node.title = say("place", values(j + first));
+    return chip.nodes;
   });
   $("text_chips").replaceChildren(...tinted);
   $("text_chips").setAttribute("aria-label", say("text_label"));
   const places = known.sort((a, b) => probs[a] - probs[b]).slice(0, 5);
-  const values = (i) => ({ bits: number(bits_of(probs[i]), 1), rank: number(ranks[i]) });
   $("places").replaceChildren(...places.map((i) => list_row(i, say("place", values(i)), ids)));
   $("places_title").hidden = !places.length;
 }
@@ -259,8 +268,9 @@ function listen_to_chips() {
 function listen() {
   $("play").addEventListener("click", () => {
     if (state.playing) pause();
-    else if (!has_message()) play();
-    else if (well_formed($("prompt"))) send();
+    else if (has_message()) well_formed($("prompt")) && send();
+    else if (has_ended()) begin_another();
+    else play();
   });
   $("step").addEventListener("click", () => (pause(), (state.selected = null), enqueue(step)));
   $("back").addEventListener("click", () => (pause(), enqueue(() => read_story(state.ids.slice(0, -1)))));

@@ -217,6 +217,13 @@ function begin_story() {
   });
 }
 
+// After the end of a story: another one, with the next seed.
+async function begin_another() {
+  $("seed").value = Number($("seed").value) + 1;
+  await begin_story();
+  await play();
+}
+
 // The conversation so far and a new message, as sample.py's Chat: the oldest turns are dropped where they do not
 // fit into the context together with an answer.
 async function send() {
@@ -267,9 +274,11 @@ function turn_of(id, before) {
   return turn;
 }
 
-function add_chip(id, before) {
+// A token as a chip: {node, nodes, pending}. A character of several bytes may be spread over several tokens: all
+// but the last are shown as bytes, which are `pending` until then.
+function make_chip(id, pending) {
   const special = tok.is_special(id);
-  const bytes = [...(before?.pending || []), ...tok.bytes_of(id)];
+  const bytes = [...pending, ...tok.bytes_of(id)];
   const whole = special ? 0 : whole_characters(bytes);
   const text = decode_utf8(Uint8Array.from(bytes.slice(0, whole)));
   const part = !special && !text; // of a character that a later token completes
@@ -277,23 +286,26 @@ function add_chip(id, before) {
   const space = /^ +(?=[^ ])/.exec(text)?.[0] ?? ""; // belongs to the token, and looks better outside of its chip
   const shown = special ? tok.pieces[id] : part ? hex(tok.bytes_of(id)) : visible(text.slice(space.length));
   const node = element("span", `chip${kind}${/^\n+$/.test(text) ? " newline" : ""}`, shown);
-  node.setAttribute("role", "option");
-  node.id = `chip_${chips.length}`;
   const breaks = Array.from(text.matchAll("\n"), () => element("br"));
-  const turn = turn_of(id, before);
-  const parent = turn ? turn.node : $("chips");
-  if (turn) in_turn(turn, id, node, breaks);
-  const nodes = [document.createTextNode(space), node, ...breaks];
-  parent.append(...nodes);
-  return { node, nodes, pending: bytes.slice(whole), turn };
+  return { node, nodes: [document.createTextNode(space), node, ...breaks], pending: bytes.slice(whole) };
+}
+
+function add_chip(id, before) {
+  const chip = make_chip(id, before?.pending || []);
+  chip.node.setAttribute("role", "option");
+  chip.node.id = `chip_${chips.length}`;
+  chip.turn = turn_of(id, before);
+  if (chip.turn) in_turn(chip.turn, id, chip);
+  (chip.turn ? chip.turn.node : $("chips")).append(...chip.nodes);
+  return chip;
 }
 
 // Special tokens and the role belong to the template, and are shown on request.
-function in_turn(turn, id, node, breaks) {
+function in_turn(turn, id, chip) {
   const head = turn.role === null;
   if (head || tok.is_special(id) || turn.ended) {
-    node.classList.add("template");
-    breaks.splice(0);
+    chip.node.classList.add("template");
+    chip.nodes = [chip.node];
   }
   if (head) {
     turn.ids.push(id);
@@ -304,7 +316,7 @@ function in_turn(turn, id, node, breaks) {
       turn.who.textContent = TEXT[state.language][`who_${turn.role}`] || turn.role;
     }
   } else if (turn.role === "assistant" && !turn.ended) {
-    node.classList.add("drawn");
+    chip.node.classList.add("drawn");
   }
   turn.ended = id === tok.eos_id;
 }
@@ -341,14 +353,14 @@ function show_detail() {
   const values = { rank: state.ranks[i], vocab: number(config.model_args.vocab_size), bits: number(bits_of(p), 1) };
   const said = p === null ? say("detail_first") : say("detail_p", { ...values, p: percent(p) });
   const who = say(chips[i].node.classList.contains("drawn") ? "detail_drawn" : "detail_prompt");
-  box.replaceChildren(line, element("div", "", `${said} ${p === null ? "" : who}`));
+  box.replaceChildren(line, element("div", "", p === null ? said : said + who));
 }
 
 function show_controls() {
   const ended = has_ended();
-  const key = state.playing ? "pause" : has_message() ? "send" : config.chat ? "resume" : "play";
-  $("play").textContent = say(key);
-  $("play").disabled = !state.playing && !has_message() && ended;
+  const write = config.chat ? "resume" : ended && state.ids.length ? "another" : "play";
+  $("play").textContent = say(state.playing ? "pause" : has_message() ? "send" : write);
+  $("play").disabled = !state.playing && !has_message() && ended && write !== "another";
   $("step").disabled = ended;
   $("back").disabled = state.ids.length < 2;
   const values = { count: number(state.ids.length), speed: state.speed && number(state.speed) };
