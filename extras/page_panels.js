@@ -76,7 +76,7 @@ async function show_look() {
   if (i < 0) return;
   const { start, weights } = await call("ask", "story", "attention", layer, head, i);
   if (version !== state.version || i !== (state.hovered ?? state.selected ?? state.ids.length - 1)) return;
-  chips.forEach(({ node }, j) => node.style.setProperty("--heat", Math.sqrt(weights[j - start] || 0)));
+  chips.forEach((chip, j) => tint(chip, Math.sqrt(weights[j - start] || 0)));
   const names = { layer: layer + 1, head: head + 1 };
   $("look_from").replaceChildren(say("look_from", names), " ", token_node(state.ids[i]), " ", say("look_at"));
   const order = Array.from(weights.keys()).sort((a, b) => weights[b] - weights[a]).slice(0, 5);
@@ -161,6 +161,7 @@ async function measure() {
   const all = Math.min(ids.length, MOST);
   const first = tok.bos_id >= 0 ? 1 : 0;
   const found = { probs: [], ranks: [] };
+  await call("set_ids", "text", []); // nothing is left of an earlier text
   for (let done = 0; done < all; ) {
     done = Math.min(all, done + 32);
     const { from, probs, ranks } = await call("set_ids", "text", ids.slice(0, done));
@@ -194,7 +195,7 @@ function show_measured(ids, { probs, ranks }, first) {
   const tinted = ids.slice(first).flatMap((id, j) => {
     const chip = make_chip(id, pending);
     ({ pending } = chip);
-    chip.node.style.setProperty("--heat", heat_of(probs[j + first]));
+    tint(chip, heat_of(probs[j + first]));
     if (probs[j + first] !== null) chip.node.title = say("place", values(j + first));
     return chip.nodes;
   });
@@ -210,7 +211,7 @@ function show_measured(ids, { probs, ranks }, first) {
 
 function show_panel() {
   const looks = state.tab === "look";
-  if (!looks) chips.forEach(({ node }, i) => node.style.setProperty("--heat", heat_of(state.probs[i])));
+  if (!looks) chips.forEach((chip, i) => tint(chip, heat_of(state.probs[i])));
   $("legend_low").textContent = say(looks ? "low_attention" : "low_surprise");
   $("legend_high").textContent = say(looks ? "high_attention" : "high_surprise");
   if (call) ({ next: show_next, look: show_look, layers: show_layers, text: () => {} })[state.tab]();
@@ -272,7 +273,7 @@ function listen() {
     else if (has_ended()) begin_another();
     else play();
   });
-  $("step").addEventListener("click", () => (pause(), (state.selected = null), enqueue(step)));
+  $("step").addEventListener("click", () => (pause(), (state.selected = null), enqueue(() => step())));
   $("back").addEventListener("click", () => (pause(), enqueue(() => read_story(state.ids.slice(0, -1)))));
   $("restart").addEventListener("click", begin_story);
   let timer;
@@ -312,7 +313,7 @@ async function start() {
     for (let i = 0; i < count; i++) $(id).append(new Option(i + 1, i));
   }
   if (config.chat) {
-    $("write").insertBefore($("prompt_row"), $("detail"));
+    $("write").prepend($("chips"), document.querySelector(".legend")); // what is typed stands below
     $("special_row").hidden = false;
   } else {
     $("prompt").value = config.prompt;

@@ -19,7 +19,8 @@ class Session {
   set_ids(ids) {
     let same = 0;
     while (same < ids.length && this.ids[same] === ids[same]) same++;
-    if (same <= this.start) {
+    const fits = ids.length <= this.model.args.max_seq_len; // then nothing of it need be forgotten
+    if (same <= this.start || (this.start && fits)) {
       this.clear();
       same = 0;
     }
@@ -118,10 +119,26 @@ class Engine {
   }
 
   set_ids(which, ids) {
-    const session = this.sessions[which];
-    const from = session.set_ids(ids);
-    const { probs, ranks, start, next } = session;
-    return { from, probs: probs.slice(from), ranks: ranks.slice(from), start, next };
+    return this.changed(which, this.sessions[which].set_ids(ids));
+  }
+
+  // Write the story: one token, and more until `milliseconds` have passed, one of stop_ids is drawn or the story
+  // has `most` tokens. A message for each token would cost more time than the token.
+  write(settings, seed, stop_ids, most, milliseconds) {
+    const { story } = this.sessions;
+    const from = story.ids.length;
+    const end = performance.now() + milliseconds;
+    do {
+      const rows = distribution(story.next, settings);
+      story.push(sample_next_token(rows, random_at(seed, story.ids.length)));
+    } while (performance.now() < end && story.ids.length < most && !stop_ids.includes(story.ids.at(-1)));
+    return this.changed("story", from);
+  }
+
+  // What is new in a text from index `from` on.
+  changed(which, from) {
+    const { ids, probs, ranks, start, next } = this.sessions[which];
+    return { from, ids: ids.slice(from), probs: probs.slice(from), ranks: ranks.slice(from), start, next };
   }
 
   ask(which, question, ...args) {

@@ -147,15 +147,17 @@ function enqueue(action) {
 // ---------------------------------------------------------------------------------------------------------
 // writing
 
-async function read_story(ids) {
-  const { from, probs, ranks, start, next } = await call("set_ids", "story", ids);
+const read_story = async (ids) => change_story(await call("set_ids", "story", ids));
+
+function change_story({ from, ids, probs, ranks, start, next }) {
   chips.splice(from).reverse().forEach(remove_chip);
-  state.ids = ids;
+  state.ids = [...state.ids.slice(0, from), ...ids];
   state.probs = [...state.probs.slice(0, from), ...probs];
   state.ranks = [...state.ranks.slice(0, from), ...ranks];
-  Object.assign(state, { start, next, typed: Math.min(state.typed, ids.length), version: state.version + 1 });
-  if (state.selected >= ids.length) state.selected = null;
-  if (state.hovered >= ids.length) state.hovered = null;
+  const length = state.ids.length;
+  Object.assign(state, { start, next, typed: Math.min(state.typed, length), version: state.version + 1 });
+  if (state.selected >= length) state.selected = null;
+  if (state.hovered >= length) state.hovered = null;
   show();
 }
 
@@ -173,11 +175,11 @@ function has_ended() {
   return stop_ids.has(last) && state.ids.length > Math.max(1, state.typed);
 }
 
-async function step() {
+async function step(milliseconds = 0) {
   if (has_ended() || !state.next) return pause();
-  const rows = distribution(state.next, settings());
-  const id = sample_next_token(rows, random_at(Number($("seed").value), state.ids.length));
-  await read_story([...state.ids, id]);
+  const most = config.chat ? config.model_args.max_seq_len : Infinity;
+  const seed = Number($("seed").value);
+  change_story(await call("write", settings(), seed, [...stop_ids], most, milliseconds));
 }
 
 function pause() {
@@ -188,13 +190,13 @@ function pause() {
 async function play() {
   state.playing = true;
   state.selected = null;
-  const began = performance.now();
-  for (let count = 1; state.playing; count++) {
-    const before = performance.now();
-    await enqueue(step);
+  while (state.playing) {
+    const [began, length] = [performance.now(), state.ids.length];
     const full = $("speed").value === "0";
-    state.speed = full ? count / ((performance.now() - began) / 1000) : null;
-    if (!full) await sleep(Math.max(0, $("speed").value - (performance.now() - before)));
+    await enqueue(() => step(full ? 50 : 0)); // at full speed, several tokens for each picture
+    const seconds = (performance.now() - began) / 1000;
+    if (state.playing) state.speed = full ? (state.ids.length - length) / seconds : null;
+    if (!full) await sleep(Math.max(0, $("speed").value - 1000 * seconds));
   }
 }
 
@@ -275,7 +277,7 @@ function turn_of(id, before) {
 }
 
 // A token as a chip: {node, nodes, pending}. A character of several bytes may be spread over several tokens: all
-// but the last are shown as bytes, which are `pending` until then.
+// but the last are shown as a dot, and their bytes are `pending` until then.
 function make_chip(id, pending) {
   const special = tok.is_special(id);
   const bytes = [...pending, ...tok.bytes_of(id)];
@@ -284,7 +286,7 @@ function make_chip(id, pending) {
   const part = !special && !text; // of a character that a later token completes
   const kind = special ? " special" : part ? " bytes" : "";
   const space = /^ +(?=[^ ])/.exec(text)?.[0] ?? ""; // belongs to the token, and looks better outside of its chip
-  const shown = special ? tok.pieces[id] : part ? hex(tok.bytes_of(id)) : visible(text.slice(space.length));
+  const shown = special ? tok.pieces[id] : part ? "·" : visible(text.slice(space.length));
   const node = element("span", `chip${kind}${/^\n+$/.test(text) ? " newline" : ""}`, shown);
   const breaks = Array.from(text.matchAll("\n"), () => element("br"));
   return { node, nodes: [document.createTextNode(space), node, ...breaks], pending: bytes.slice(whole) };
@@ -331,9 +333,18 @@ function show_chips() {
   box.querySelector(".empty")?.remove();
   if (!chips.length) box.append(element("span", "empty", say(config.chat ? "empty_chat" : "empty_story")));
   if (at_end && state.playing) box.scrollTop = box.scrollHeight;
-  chips.forEach(({ node }, i) => node.setAttribute("aria-selected", i === state.selected));
+  chips.forEach((chip, i) => {
+    if (chip.selected !== (i === state.selected)) chip.node.setAttribute("aria-selected", i === state.selected);
+    chip.selected = i === state.selected;
+  });
   if (state.selected === null) box.removeAttribute("aria-activedescendant");
   else box.setAttribute("aria-activedescendant", chips[state.selected].node.id);
+}
+
+function tint(chip, heat) {
+  if (chip.heat === heat) return; // the browser would compute its style again
+  chip.heat = heat;
+  chip.node.style.setProperty("--heat", heat);
 }
 
 const bits_of = (p) => (p === null ? 0 : -Math.log2(Math.max(p, 1e-30)));

@@ -4,6 +4,7 @@ chromium, chromium-driver) and the package selenium.
 """
 
 import json
+import math
 import os
 import re
 import shutil
