@@ -74,7 +74,7 @@ async function show_look() {
   const i = state.hovered ?? state.selected ?? state.ids.length - 1;
   const { version } = state;
   if (i < 0) return;
-  const { start, weights } = await call("ask", "story", "attention", layer, head, i);
+  const { start, weights } = await call("ask", "story", "attention", i, layer, head);
   if (version !== state.version || i !== (state.hovered ?? state.selected ?? state.ids.length - 1)) return;
   chips.forEach((chip, j) => tint(chip, Math.sqrt(weights[j - start] || 0)));
   const names = { layer: layer + 1, head: head + 1 };

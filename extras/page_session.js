@@ -78,7 +78,7 @@ class Session {
   }
 
   // {start, weights}: how much token i looks at each token from `start` to itself.
-  attention(layer, head, i) {
+  attention(i, layer, head) {
     if (i < this.start || i >= this.ids.length) return { start: this.start, weights: new Float32Array() };
     const weights = this.model.attention_weights(this.cache[layer], head, i - this.start);
     return { start: this.start, weights };
@@ -99,7 +99,7 @@ class Session {
     for (let layer = 0; layer < n_layers; layer++) {
       for (let head = 0; head < n_heads; head++) {
         const shares = places.map(([i, successors]) => {
-          const { start, weights } = this.attention(layer, head, i);
+          const { start, weights } = this.attention(i, layer, head);
           return successors.reduce((sum, j) => sum + weights[j - start], 0);
         });
         const example = shares.indexOf(shares.reduce((a, b) => Math.max(a, b), 0));
@@ -115,7 +115,8 @@ class Session {
 class Engine {
   load(config, base64) {
     this.model = new Transformer(config, read_weights(config, from_base64(base64)));
-    this.sessions = { story: new Session(this.model), text: new Session(this.model) };
+    this.sessions = {};
+    for (const which of ["story", "text", "past"]) this.sessions[which] = new Session(this.model);
   }
 
   set_ids(which, ids) {
@@ -141,8 +142,13 @@ class Engine {
     return { from, ids: ids.slice(from), probs: probs.slice(from), ranks: ranks.slice(from), start, next };
   }
 
-  ask(which, question, ...args) {
-    return this.sessions[which][question](...args);
+  // A question about token i, as one of Session's methods answers it. Where the story no longer fits into the
+  // context, its beginning is read once more, in a session of its own.
+  ask(which, question, i, ...args) {
+    const { start, ids } = this.sessions[which];
+    if (start === 0 || !(i <= start)) return this.sessions[which][question](i, ...args);
+    this.sessions.past.set_ids(ids.slice(0, start + 1));
+    return this.sessions.past[question](i, ...args);
   }
 }
 

@@ -55,7 +55,11 @@ const answers = {
     return ids;
   },
   read: (ids) => engine.set_ids("story", ids),
-  attention: (layer, head, i) => [...story.attention(layer, head, i).weights],
+  attention: (layer, head, i) => [...story.attention(i, layer, head).weights],
+  lens_of_a_full_context: (ids, i) => {
+    engine.set_ids("story", ids);
+    return [story.start, engine.ask("story", "lens", i, 1)];
+  },
   lens: (i) => story.lens(i, 3),
   copy_heads: () => story.copy_heads(),
   encode: (texts) => texts.map((text) => {
@@ -229,6 +233,21 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
     best = copying[0]
     assert abs(best["score"] - max(want.values())) < 1e-5
     assert abs(best["share"] - max(shares[best["layer"], best["head"]])) < 1e-5
+
+
+@needs_node
+@torch.inference_mode()
+def test_what_has_left_the_context_is_read_again_when_it_is_asked_for(pages, checkpoints):
+    model = float16_model(checkpoints["quick start"])
+    ids = torch.randint(5, 500, (80,)).tolist()  # max_seq_len is 64
+    (start, layers), (_, last) = ask(
+        pages["quick start"], ["lens_of_a_full_context", ids, 20], ["lens_of_a_full_context", ids, 79]
+    )
+    assert start > 20
+    want = model(torch.tensor([ids[:20]]))[0, -1].softmax(-1)[ids[20]]
+    assert abs(layers[-1]["p"] - want) < 1e-5
+    want = model(torch.tensor([ids[start:79]]))[0, -1].softmax(-1)[ids[79]]
+    assert abs(last[-1]["p"] - want) < 1e-5
 
 
 @needs_node
