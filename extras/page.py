@@ -10,8 +10,8 @@ Writes output/page.html, which holds the model, its tokenizer and the program th
     python -m extras.page --int8=True                                       half the size
 
 The program is plain JavaScript, to be read like the rest of the course: page_model.js (the model and the
-sampler), page_tokenizer.js, page_session.js (what the page asks the model), page_view.js (the page itself), and
-page_text.js (its words in two languages). page.html is the frame into which they are put.
+sampler), page_tokenizer.js, page_session.js (what the page asks the model), page_view.js, page_chips.js and
+page_panels.js (the page itself), page_text.js (its words in two languages). page.html is the frame for them.
 
 What the page shows comes from a model and from whoever types: page_view.js makes text of it, never markup.
 A Content-Security-Policy lets the browser run these scripts and no others, and forbids all network access.
@@ -41,7 +41,8 @@ prompt = "One day, Lily met a Shoggoth"  # how the story begins until another be
 system = SYSTEM  # the system message of a chat; '' is none
 
 HERE = Path(__file__).parent
-SCRIPTS = ("page_model.js", "page_tokenizer.js", "page_session.js")  # what the web worker runs, too
+MODEL = ("page_model.js", "page_tokenizer.js", "page_session.js")  # what the web worker runs, too
+VIEW = ("page_text.js", "page_view.js", "page_chips.js", "page_panels.js")
 MAX_BYTES = 64 * 2**20  # a browser on a telephone opens no larger page
 GROUP = 64  # neighbours in a row that share a scale, if this divides the row
 
@@ -49,8 +50,8 @@ GROUP = 64  # neighbours in a row that share a scale, if this divides the row
 def pack(args, weights, int8):
     """
     (bytes, table) of the weights in the order of iter_weights; page_model.js's read_weights is the inverse.
-    table: [name, numbers, group] of each. group 0: float16. Otherwise int8, and after them a float32 scale for
-    each group. RMSNorm's weights, which are few, are always float16.
+    table: [name, numbers, group] of each. group 0: float16. Otherwise int8, and after them a float32 scale
+    for each group. RMSNorm's weights, which are few, are always float16.
     """
     data = []
     table = []
@@ -91,7 +92,7 @@ def tokenizer_data(tok):
 
 
 def byte_level_data(tok):
-    """What a tokenizer.json says, as far as page_tokenizer.js knows it. InputError names what it does not know."""
+    """What a tokenizer.json says, for page_tokenizer.js. InputError names what that does not know."""
     saved = json.loads(tok.files["tokenizer.json"])
     model = saved["model"]
     normalizer = saved["normalizer"]
@@ -135,18 +136,15 @@ def build(args, weights, tok):
         "int8": int8,
     }
     parts = {
-        "worker": "\n".join(read(name) for name in SCRIPTS),
-        "text": read("page_text.js"),
-        "view": read("page_view.js"),
-        "panels": read("page_panels.js"),
+        "worker": "\n".join(read(name) for name in MODEL),
+        "view": "\n".join(read(name) for name in VIEW),
         "style": read("page.css"),
         "config": json.dumps(config, ensure_ascii=False).replace("<", "\\u003c"),  # "</script>" ends one
         "weights": base64.b64encode(data).decode("ascii"),
     }
-    for name in ("style", "worker", "text", "view", "panels"):
+    for name in ("style", "worker", "view"):
         digest = hashlib.sha256(parts[name].encode("utf-8")).digest()
         parts[f"hash_{name}"] = f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-    parts["hashes"] = " ".join(parts[f"hash_{name}"] for name in ("worker", "text", "view", "panels"))
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], read("page.html"))
 
 
@@ -166,7 +164,8 @@ def main():
         raise InputError(f"{checkpoint} holds no tokenizer: give it one, --tokenizer=PATH")
     if tok.n_words != args.vocab_size:
         raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {args.vocab_size}")
-    check_size(sum(w.numel() for _, w in iter_weights(args, weights)) * (1 if int8 else 2) * 4 / 3)  # at least
+    numbers = sum(w.numel() for _, w in iter_weights(args, weights))
+    check_size(numbers * (1 if int8 else 2) * 4 / 3)  # it will be a little more
     page = build(args, weights, tok)
     size = len(page.encode("utf-8"))
     check_size(size)

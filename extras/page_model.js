@@ -1,17 +1,19 @@
 // The model of model.py, its tokenizers and its sampler in JavaScript, without any library.
 //
-// extras/page.py puts this file into the page that it writes. There it runs twice: in the page itself, for the
-// tokenizer and the sampler, and in a web worker, for the model, so that the page never waits for a token.
-// The tests load it in Node. The names are those of model.py and tokenizer.py, and so are the letters:
+// extras/page.py puts this file into the page that it writes. There it runs twice: in the page itself, for
+// the tokenizer and the sampler, and in a web worker, for the model, so that the page never waits for a
+// token. The tests load it in Node. The names are those of model.py and tokenizer.py, and so are the
+// letters:
 //
-//     T time   C dim   H query heads   K key/value heads   D head size   V vocabulary   S length of the cache
+//     T time   C dim   H query heads   K key/value heads   D head size   V vocabulary
+//     S length of the KV cache
 //
 // One difference: model.py reads a prompt of T tokens at once; here every token is a step of its own.
 // All numbers are float32 between two steps, and float64 within a sum.
 
 "use strict";
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // weights
 
 const HALVES = new Float32Array(65536); // the value of each float16
@@ -30,8 +32,8 @@ function from_base64(text) {
   return bytes;
 }
 
-// {name: Float32Array} from the bytes that page.py's pack() wrote. config.weights lists [name, length, group]:
-// group 0 is float16; otherwise int8 numbers, then a float32 scale for each `group` neighbours.
+// {name: Float32Array} from the bytes that page.py's pack() wrote. config.weights lists [name, length,
+// group]: group 0 is float16; otherwise int8 numbers, then a float32 scale for each `group` neighbours.
 function read_weights(config, bytes) {
   let at = 0;
   const take = (length) => bytes.slice(at, (at += length)).buffer;
@@ -51,11 +53,11 @@ function read_weights(config, bytes) {
   return weights;
 }
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // the model
 
-// w (rows, columns) times x (columns) -> (rows). Here is nearly all of the time. Four sums side by side, since
-// each addition would otherwise wait for the one before it.
+// w (rows, columns) times x (columns) -> (rows). Here is nearly all of the time. Four sums side by side,
+// since each addition would otherwise wait for the one before it.
 function linear(w, x, rows) {
   const columns = x.length;
   const whole = columns - (columns % 4);
@@ -116,9 +118,9 @@ class Transformer {
     [this.freqs_cos, this.freqs_sin] = precompute_freqs_cis(this.head_dim, max_seq_len, rope_theta);
   }
 
-  // For each layer, keys and values of max_seq_len positions, each (S, K * D). Generation needs no more. What
-  // this page shows is computed from two more tables: the queries, for which keys the heads look at, and the
-  // residual stream after the layer.
+  // For each layer, keys and values of max_seq_len positions, each (S, K * D). Generation needs no more.
+  // What this page shows is computed from two more tables: the queries, for which keys the heads look at,
+  // and the residual stream after the layer.
   make_cache() {
     const { dim, n_layers, n_heads, n_kv_heads, max_seq_len } = this.args;
     const table = (width) => new Float32Array(max_seq_len * width);
@@ -139,7 +141,8 @@ class Transformer {
     return x;
   }
 
-  // How much query head `head` at position `pos` looks at each position up to there: softmax(q k^T / sqrt(D)).
+  // How much query head `head` at position `pos` looks at each position up to there: softmax(q k^T /
+  // sqrt(D)).
   attention_weights(layer_cache, head, pos) {
     const { n_heads, n_kv_heads, dim } = this.args;
     const D = this.head_dim;
@@ -188,7 +191,8 @@ class Transformer {
     return linear(this.weights[`${name}.w2.weight`], hidden, dim);
   }
 
-  // The logits (V) of the token after `token`, which stands at position `pos`; the cache holds what is before.
+  // The logits (V) of the token after `token`, which stands at position `pos`; the cache holds what is
+  // before.
   decode_step(token, cache, pos) {
     const { dim, n_layers, norm_eps } = this.args;
     const x = this.weights["tok_embeddings.weight"].slice(token * dim, (token + 1) * dim); // residual stream
@@ -203,19 +207,20 @@ class Transformer {
     return this.logits(x);
   }
 
-  // The output projection of the normalised residual stream: (C) -> (V). After the last layer it is the model's
-  // prediction; after an earlier one, what the model would say if it ended there (the "logit lens").
+  // The output projection of the normalised residual stream: (C) -> (V). After the last layer it is the
+  // model's prediction; after an earlier one, what the model would say if it ended there (the "logit
+  // lens").
   logits(x) {
     const output = this.weights["output.weight"] || this.weights["tok_embeddings.weight"]; // tied
     return linear(output, rms_norm(x, this.weights["norm.weight"], this.args.norm_eps), this.args.vocab_size);
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // the sampler
 
-// The tokens, the likeliest first: [{id, before, after}], where `before` is the model's probability and `after`
-// the one from which sample_next_token draws, 0 where top_k or top_p has cut the token off.
+// The tokens, the likeliest first: [{id, before, after}], where `before` is the model's probability and
+// `after` the one from which sample_next_token draws, 0 where top_k or top_p has cut the token off.
 function distribution(logits, { temperature, top_k, top_p }) {
   const before = softmax(logits);
   const ids = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a]); // equals stay in their order

@@ -5,7 +5,7 @@
 const TABS = ["next", "look", "layers", "text"];
 const BARS = 10; // tokens that have a bar
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // "You are the sampler"
 
 let instead = { version: -1, i: -1, logits: null }; // for the selected token
@@ -65,7 +65,7 @@ function fill_bar(bar, { id, before, after }, i) {
   Object.assign(bar.dataset, { id, i });
 }
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // "Where it looks"
 
 async function show_look() {
@@ -111,7 +111,7 @@ async function find_heads() {
   buttons[0]?.click();
 }
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // "Layer by layer"
 
 async function show_layers() {
@@ -146,7 +146,7 @@ function layer_cell(id, p, actual) {
   return cell;
 }
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // "Your text"
 
 const MOST = 2048; // tokens that are measured
@@ -206,7 +206,7 @@ function show_measured(ids, { probs, ranks }, first) {
   $("places_title").hidden = !places.length;
 }
 
-// ---------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------------
 // what is pressed
 
 function show_panel() {
@@ -237,8 +237,9 @@ function select(i) {
 
 // The position among `count` that an arrow key moves to; null for other keys.
 function moved(key, at, count) {
-  const to = { ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: count - 1 };
-  return key in to ? Math.max(0, Math.min(count - 1, to[key])) : null;
+  const to = { ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1 };
+  const all = { ...to, Home: 0, End: count - 1 };
+  return key in all ? Math.max(0, Math.min(count - 1, all[key])) : null;
 }
 
 function listen_to_chips() {
@@ -288,7 +289,9 @@ function listen() {
     $("play").click();
   });
   for (const id of ["temperature", "top_k", "top_p", "layer", "head"]) $(id).addEventListener("input", show);
-  $("special").addEventListener("change", () => $("chips").classList.toggle("show_special", $("special").checked));
+  $("special").addEventListener("change", (event) => {
+    $("chips").classList.toggle("show_special", event.target.checked);
+  });
   $("find").addEventListener("click", find_heads);
   $("measure").addEventListener("click", measure);
   $("language").addEventListener("click", () => {

@@ -15,7 +15,8 @@ class Session {
     this.next = null; // logits of the token after the last
   }
 
-  // Make the text `ids`; what it has in common with the text so far is not read again. Returns where it differs.
+  // Make the text `ids`; what it has in common with the text so far is not read again. Returns where it
+  // differs.
   set_ids(ids) {
     let same = 0;
     while (same < ids.length && this.ids[same] === ids[same]) same++;
@@ -59,12 +60,14 @@ class Session {
     return table.subarray(row * dim, (row + 1) * dim);
   }
 
-  // The logits from which token i was, or will be, drawn. null for the first, and for what the cache has lost.
+  // The logits from which token i was, or will be, drawn. null for the first, and for what the cache has
+  // lost.
   logits_at(i) {
     return i > this.start ? this.model.logits(this.residual(i - 1, this.model.args.n_layers)) : null;
   }
 
-  // For each layer, what the model would predict for token i after it: the likeliest ids and the rank of the token.
+  // For each layer, what the model would predict for token i after it: the likeliest ids and the rank of
+  // the token.
   lens(i, count) {
     if (i <= this.start) return [];
     const layers = Array.from({ length: this.model.args.n_layers + 1 }, (_, layer) => layer);
@@ -84,9 +87,9 @@ class Session {
     return { start: this.start, weights };
   }
 
-  // Heads that copy look from a token at what came after its earlier occurrences ("induction heads"; Olsson et
-  // al. 2022, arXiv:2209.11895). The heads by how much of their attention goes there, on average over the tokens
-  // that have occurred before; example: the token at which it is most.
+  // Heads that copy look from a token at what came after its earlier occurrences ("induction heads"; Olsson
+  // et al. 2022, arXiv:2209.11895). The heads by how much of their attention goes there, on average over
+  // the tokens that have occurred before; example: the token at which it is most.
   copy_heads() {
     const { n_layers, n_heads } = this.model.args;
     const places = []; // [token, the tokens after its earlier occurrences]
@@ -104,7 +107,8 @@ class Session {
         });
         const example = shares.indexOf(shares.reduce((a, b) => Math.max(a, b), 0));
         const score = shares.reduce((a, b) => a + b, 0) / shares.length;
-        if (places.length) heads.push({ layer, head, score, example: places[example][0], share: shares[example] });
+        if (!places.length) return [];
+        heads.push({ layer, head, score, example: places[example][0], share: shares[example] });
       }
     }
     return heads.sort((a, b) => b.score - a.score);
@@ -123,8 +127,8 @@ class Engine {
     return this.changed(which, this.sessions[which].set_ids(ids));
   }
 
-  // Write the story: one token, and more until `milliseconds` have passed, one of stop_ids is drawn or the story
-  // has `most` tokens. A message for each token would cost more time than the token.
+  // Write the story: one token, and more until `milliseconds` have passed, one of stop_ids is drawn or the
+  // story has `most` tokens. A message for each token would cost more time than the token.
   write(settings, seed, stop_ids, most, milliseconds) {
     const { story } = this.sessions;
     const from = story.ids.length;
@@ -142,8 +146,8 @@ class Engine {
     return { from, ids: ids.slice(from), probs: probs.slice(from), ranks: ranks.slice(from), start, next };
   }
 
-  // A question about token i, as one of Session's methods answers it. Where the story no longer fits into the
-  // context, its beginning is read once more, in a session of its own.
+  // A question about token i, as one of Session's methods answers it. Where the story no longer fits into
+  // the context, its beginning is read once more, in a session of its own.
   ask(which, question, i, ...args) {
     const { start, ids } = this.sessions[which];
     if (start === 0 || !(i <= start)) return this.sessions[which][question](i, ...args);

@@ -1,4 +1,5 @@
-// The words of the page. {name} is replaced by a value. Both languages have the same keys: tests/test_page.py.
+// The words of the page. {name} is replaced by a value. Both languages have the same keys:
+// tests/test_page.py.
 
 "use strict";
 
@@ -6,8 +7,8 @@ const TEXT = {
   en: {
     title: "See it think",
     facts:
-      "This page holds a whole language model: {parameters} parameters, {layers} layers of {heads} attention heads, " +
-      "a vocabulary of {vocab} tokens. It runs in your browser, without a network.",
+      "This page holds a whole language model: {parameters} parameters, {layers} layers of {heads} " +
+      "attention heads, a vocabulary of {vocab} tokens. It runs in your browser, without a network.",
     other_language: "中文",
     footer: "Made with python -m extras.page. What you type stays in this page.",
     loading: "Reading the weights…",
@@ -56,7 +57,8 @@ const TEXT = {
     tab_text: "Your text",
     next_title: "You are the sampler",
     next_help: "What may come next. Move the options, or click a token to take it.",
-    instead_help: "What could have come in place of the selected token. Click one: the text goes on from there.",
+    instead_help:
+      "What could have come in place of the selected token. Click one: the text goes on from there.",
     no_logits: "The model has not read anything here yet.",
     lost: "This token has left the model's context.",
     temperature: "temperature",
@@ -78,8 +80,8 @@ const TEXT = {
     look_at: "at:",
     layers_title: "Layer by layer",
     layers_help:
-      "The likeliest tokens if the model ended after each layer: its output projection applied to what flows " +
-      "through it. Select a token to see when its guess formed.",
+      "The likeliest tokens if the model ended after each layer: its output projection applied to what " +
+      "flows through it. Select a token to see when its guess formed.",
     layers_for: "The guess for",
     layers_next: "The guess for the next token:",
     likeliest: "likeliest",

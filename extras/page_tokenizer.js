@@ -1,5 +1,5 @@
-// The two tokenizers of the course: sentencepiece's BPE (English) and a byte-level BPE (Chinese). tokenizer.py
-// leaves both to libraries; here they are written out.
+// The two tokenizers of the course: sentencepiece's BPE (English) and a byte-level BPE (Chinese).
+// tokenizer.py leaves both to libraries; here they are written out.
 
 const encode_utf8 = (text) => new TextEncoder().encode(text);
 const decode_utf8 = (bytes) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes); // keeps a BOM
@@ -8,8 +8,9 @@ function check_text(text) {
   if (!text.isWellFormed()) throw new Error("the text holds half a surrogate pair, which is no character");
 }
 
-// Byte pair encoding: merge the pair of neighbours with the lowest rank, the leftmost of equals, until no pair
-// has one. rank(left, right) is Infinity where nothing may merge. Changes the list of symbols and returns it.
+// Byte pair encoding: merge the pair of neighbours with the lowest rank, the leftmost of equals, until no
+// pair has one. rank(left, right) is Infinity where nothing may merge. Changes the list of symbols and
+// returns it.
 function merge_pairs(symbols, rank) {
   const ranks = symbols.slice(1).map((right, i) => rank(symbols[i], right));
   for (;;) {
@@ -35,14 +36,15 @@ class Tokenizer {
   }
 }
 
-// A sentencepiece model of type BPE. data: scores, kinds (a letter for each piece: n normal, b byte, c control,
-// u unknown, x unused), and what it does to spaces: collapse_spaces, add_prefix.
+// A sentencepiece model of type BPE. data: scores, kinds (a letter for each piece: n normal, b byte, c
+// control, u unknown, x unused), and what it does to spaces: collapse_spaces, add_prefix.
 class SentencePiece extends Tokenizer {
   constructor(data) {
     super(data);
-    const normal = this.pieces.map((piece, id) => [piece, id]).filter(([, id]) => this.kinds[id] === "n");
+    const of_kind = (kind) => [...this.id_of].filter(([, id]) => this.kinds[id] === kind);
+    const normal = of_kind("n");
+    this.bytes = new Map(of_kind("b"));
     this.id_of = new Map(normal);
-    this.bytes = new Map(this.pieces.map((piece, id) => [piece, id]).filter(([, id]) => this.kinds[id] === "b"));
     this.unk_id = this.kinds.indexOf("u");
     // No piece goes on into the next word: then words are encoded one by one, which is quicker.
     this.splits = !normal.some(([piece]) => /[^▁]▁/.test(piece));
@@ -84,7 +86,8 @@ class SentencePiece extends Tokenizer {
   bytes_of(id) {
     const kind = this.kinds[id];
     if (kind === "b") return Uint8Array.of(parseInt(this.pieces[id].slice(3), 16));
-    return encode_utf8(kind === "n" ? this.pieces[id].replaceAll("▁", " ") : kind === "u" ? this.unk_surface : "");
+    if (kind === "n") return encode_utf8(this.pieces[id].replaceAll("▁", " "));
+    return encode_utf8(kind === "u" ? this.unk_surface : "");
   }
 
   decode(ids) {
@@ -95,10 +98,13 @@ class SentencePiece extends Tokenizer {
 
 const byte_piece = (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
 
-// Words for byte-level BPE as GPT-2 cuts them. Rust's \s is White_Space, JavaScript's differs in two characters.
+// Words for byte-level BPE as GPT-2 cuts them. Rust's \s is White_Space, JavaScript's differs in two
+// characters.
 const SPACE = "\\p{White_Space}";
 const WORDS = new RegExp(
-  `'(?:[sdmt]|re|ve|ll)| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|${SPACE}+(?!\\P{White_Space})|${SPACE}+`, "gu",
+  "'(?:[sdmt]|re|ve|ll)| ?\\p{L}+| ?\\p{N}+" +
+    `| ?[^${SPACE}\\p{L}\\p{N}]+|${SPACE}+(?!\\P{White_Space})|${SPACE}+`,
+  "gu",
 );
 
 // Each byte as a letter: the printable ones of Latin-1 as themselves, the others from U+0100 on.
@@ -137,7 +143,8 @@ class ByteLevel extends Tokenizer {
     return words.flatMap((word) => merge_pairs(letters(word), rank).map((piece) => this.id_of.get(piece)));
   }
 
-  // The ids of a chat, [{role, content}, ...], and the beginning of the answer, as tokenizer.py's encode_chat.
+  // The ids of a chat, [{role, content}, ...], and the beginning of the answer, as tokenizer.py's
+  // encode_chat.
   encode_chat(messages) {
     const message = ({ role, content }) => [
       this.bos_id, ...this.encode_plain(`${role}\n`), ...this.encode_plain(content), this.eos_id,

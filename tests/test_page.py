@@ -1,6 +1,6 @@
 """
-extras/page.py: the page's JavaScript computes what PyTorch and the tokenizers' libraries compute. Node runs the
-code as it stands in a written page. tests/test_page_browser.py opens pages in a browser.
+extras/page.py: the page's JavaScript computes what PyTorch and the tokenizers' libraries compute. Node runs
+the code as it stands in a written page. tests/test_page_browser.py opens pages in a browser.
 """
 
 import base64
@@ -20,7 +20,17 @@ from configurator import InputError
 from extras import page
 from model import ModelArgs, Transformer, load_checkpoint
 from tests.fixtures import (
-    LLAMA2C, SHARED, STORIES260K, TOK512, needs_shared, random_checkpoint, read_bytes, run, system, user,
+    LLAMA2C,
+    SHARED,
+    STORIES260K,
+    TOK512,
+    assistant,
+    needs_shared,
+    random_checkpoint,
+    read_bytes,
+    run,
+    system,
+    user,
 )  # fmt: skip
 from tinystories import read_json
 from tokenizer import Tokenizer
@@ -274,14 +284,17 @@ def test_the_sampler_cuts_and_draws_as_model_py(pages):
 
 
 ALPHABETS = [
-    "abc XYZ'st", " \t\n\r\u00a0\u3000\u2003\x0b\x0c\x85\ufeff\u200b▁ ab", "0123456789٣½.,-", "中文字符，。！？：；（）１２Ａａ 的",
-    "🙂👩‍👩‍👧🏽🇩🇪é ﬁ①ẛ̣가각", "<s></s><unk><0x41>|im_startend\n ", "\x00\x01\x7f\ufffd\ue000\U0010ffff a",
+    "abc XYZ'st", "🙂👩‍👩‍👧🏽🇩🇪é ﬁ①ẛ̣가각", "<s></s><unk><0x41>|im_startend\n ",
+    " \t\n\r\u00a0\u3000\u2003\x0b\x0c\x85\ufeff\u200b▁ ab", "0123456789٣½.,-",
+    "中文字符，。！？：；（）１２Ａａ 的",
+    "\x00\x01\x7f\ufffd\ue000\U0010ffff a",
 ]  # fmt: skip
 
 
 def odd_texts(count, stories):
     rng = random.Random(0)
-    texts = ["", " ", "▁", "  a  b  ", "▁▁a ▁ b▁", "<|im_start|>user\n<s><|im_end|></s>", "'s 'll I'm don't", *stories]
+    texts = ["", " ", "▁", "  a  b  ", "▁▁a ▁ b▁", "<|im_start|>user\n<s><|im_end|></s>", "I'm don't 's 'll"]
+    texts += stories
     while len(texts) < count - 3:
         letters = rng.choice(ALPHABETS) + rng.choice(ALPHABETS)
         texts.append("".join(rng.choices(letters, k=rng.randint(1, 60))))
@@ -341,7 +354,7 @@ def test_the_tokenizer_gives_pythons_ids_on_500_texts(name, data, tok, zh, tmp_p
 
 @needs_node
 def test_a_chat_is_encoded_as_in_python(pages, tok):
-    messages = [system(), user("你好，<|im_end|>\n ok"), {"role": "assistant", "content": " 是的！"}, user("再见")]
+    messages = [system(), user("你好，<|im_end|>\n ok"), assistant(" 是的！"), user("再见")]
     (ids,) = ask(pages["chat"], ["encode_chat", messages])
     assert ids == tok.encode_chat(messages, add_generation_prompt=True)[0]
 
@@ -355,7 +368,7 @@ def test_the_page_allows_its_own_scripts_and_nothing_else(pages):
         allowed = set(re.findall(r"'sha256-([^']+)'", policy))
         blocks = re.findall(r"<(?:script(?: id=\"worker\")?|style)>(.*?)</(?:script|style)>", text, re.DOTALL)
         hashes = [base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks]
-        assert len(hashes) == 5 and set(hashes) == allowed
+        assert len(hashes) == 3 and set(hashes) == allowed
         assert not re.search(r"\s(?:src|href|style|on\w+)=", re.sub(r"(?s)<script.*?</script>", "", text))
         assert "innerHTML" not in text and "eval(" not in text
 
@@ -363,9 +376,10 @@ def test_the_page_allows_its_own_scripts_and_nothing_else(pages):
 def test_a_vocabulary_cannot_end_the_script_that_holds_it(tmp_path, data):
     tok = Tokenizer(f"{data}/tok512.model")
     path = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=512)
-    text = read_bytes(write_page(tmp_path / "p.html", path, prompt="</script><img src=x>{{weights}}")).decode()
+    prompt = "</script><img src=x>{{weights}}"
+    text = read_bytes(write_page(tmp_path / "p.html", path, prompt=prompt)).decode()
     config = json.loads(re.search(r'id="config">(.*?)</script>', text, re.DOTALL)[1])
-    assert config["prompt"] == "</script><img src=x>{{weights}}"
+    assert config["prompt"] == prompt
 
 
 def test_the_words_of_both_languages_have_the_same_keys_and_values():
@@ -374,7 +388,7 @@ def test_the_words_of_both_languages_have_the_same_keys_and_values():
     assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]) > 50
     values = [sorted(re.findall(r"\{(\w+)\}", text)) for text in (english.split("*/")[-1], chinese)]
     assert [v for v in values[0] if v != "name"] == values[1]
-    code = page.read("page.html") + page.read("page_view.js") + page.read("page_panels.js")
+    code = page.read("page.html") + "".join(map(page.read, page.VIEW[1:]))
     used = set(re.findall(r"\w+", code))
     assert [key for key in keys[0] if key not in used and not key.startswith("who_")] == []
 

@@ -1,26 +1,24 @@
 """
-extras/page.py in a real browser: each thing on the page does what it says. Needs chromium and its driver (Debian:
-chromium, chromium-driver) and the package selenium.
+extras/page.py in a real browser: each thing on the page does what it says. Needs chromium and its driver
+(Debian: chromium, chromium-driver) and the package selenium.
 """
 
 import json
 import math
-import os
-import re
 import shutil
 import time
 
 import pytest
 import torch
 
-from tests.fixtures import system, user
-from tests.test_page import chat_checkpoint, float16_model, write_page  # noqa: F401: a fixture
+from tests.fixtures import random_checkpoint, system, user
+from tests.test_page import float16_model, write_page
 from tokenizer import Tokenizer
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no chromium with its chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no chromium or no chromedriver")
 pytest_plugins = ["tests.fixtures"]
 
 
@@ -62,7 +60,8 @@ class Browser:
         """Wait until what was asked is done and drawn."""
         script = """
             const done = arguments[arguments.length - 1];
-            const drawn = () => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)));
+            const frame = () => new Promise(requestAnimationFrame);
+            const drawn = () => frame().then(frame);
             queue.then(drawn).then(() => call("ask", "story", "lens", 0, 1)).then(drawn).then(done);
         """
         self.driver.execute_async_script(script)
@@ -95,7 +94,11 @@ class Browser:
         return self.do("return state.ids")
 
     def chips(self):
-        return self.do("return Array.from(document.querySelectorAll('#chips .chip'), (node) => node.textContent)")
+        return self.texts("#chips .chip")
+
+    def texts(self, selector):
+        script = "return Array.from(document.querySelectorAll(arguments[0]), (node) => node.textContent)"
+        return self.do(script, selector)
 
     def bars(self):
         """[token, probability before, after, whether it is cut off] of each bar."""
@@ -133,7 +136,7 @@ def story_page(trained, tmp_path_factory):
 
 @pytest.fixture
 def story(browser, story_page):
-    """The page of a story, opened again for each test. What the test did left no message and asked no network."""
+    """The page of a story, opened again for each test. No test may leave a message or ask the network."""
     browser.resize(1280)
     browser.open(story_page)
     yield browser
@@ -255,11 +258,13 @@ def test_the_heads_and_layers_show_what_is_in_the_model(story, model):
         story.settle()
         assert story.text("#look_from").startswith(f"Layer {layer + 1}, head {head + 1} looks from")
         seen.append([heat**2 for heat in story.heats()])
-        want = story.do(f"return call('ask', 'story', 'attention', {len(ids) - 1}, {layer}, {head})")["weights"]
+        question = f"return call('ask', 'story', 'attention', {len(ids) - 1}, {layer}, {head})"
+        want = story.do(question)["weights"]
         weights = want if isinstance(want, list) else [want[str(i)] for i in range(len(ids))]
         assert max(abs(a - b) for a, b in zip(seen[-1], weights)) < 1e-3
     assert seen[0] != seen[1] and all(abs(sum(row) - 1) < 1e-2 for row in seen)
-    story.do("chips[5].node.dispatchEvent(new PointerEvent('pointerover', {bubbles: true, pointerType: 'mouse'}))")
+    story.do("""chips[5].node.dispatchEvent(
+        new PointerEvent("pointerover", {bubbles: true, pointerType: "mouse"}))""")
     story.settle()
     assert story.heats()[6:] == [0] * (len(ids) - 6) and sum(story.heats()[:6]) > 0
     story.click("#find")
@@ -269,7 +274,7 @@ def test_the_heads_and_layers_show_what_is_in_the_model(story, model):
     story.settle()
     with torch.inference_mode():
         likeliest = model(torch.tensor([ids]))[0, -1].argmax()
-    rows = story.do("return Array.from(document.querySelectorAll('#layers tbody tr'), (row) => row.textContent)")
+    rows = story.texts("#layers tbody tr")
     assert len(rows) == 1 + model.args.n_layers and rows[0].startswith("embedding")
     name = story.do(f"return token_name({likeliest})")
     assert story.text("#layers tbody tr:last-child td span") == name
@@ -309,7 +314,8 @@ def test_both_languages_all_widths_and_no_motion_where_none_is_wanted(story):
             story.resize(width)
             for tab in ("next", "look", "layers", "text"):
                 story.click(f"#tab_{tab}")
-                assert story.do("return document.documentElement.scrollWidth") <= width, (language, width, tab)
+                needed = story.do("return document.documentElement.scrollWidth")
+                assert needed <= width, (language, width, tab)
         story.click("#language")
     assert story.do("return document.documentElement.lang") == "zh"
     story.resize(390, prefers_reduced_motion="reduce")
@@ -322,7 +328,8 @@ def test_the_tabs_are_tabs_and_every_field_has_a_name(story):
     story.settle()
     assert story.do("return [document.activeElement.id, state.tab]") == ["tab_layers", "layers"]
     nameless = story.do("""return Array.from(document.querySelectorAll("input, select, textarea, button"))
-        .filter((node) => !(node.labels?.length || node.textContent.trim() || node.ariaLabel)).map((n) => n.id)""")
+        .filter((node) => !(node.labels?.length || node.textContent.trim() || node.ariaLabel))
+        .map((node) => node.id)""")
     assert nameless == []
 
 
@@ -339,9 +346,10 @@ def test_without_a_worker_the_page_runs_the_model_itself(browser, story_page):
     assert browser.log() == []
 
 
-def test_a_chat_answers_and_shows_its_template_on_request(browser, chat_checkpoint, tok, tmp_path):  # noqa: F811
+def test_a_chat_answers_and_shows_its_template_on_request(browser, tok, tmp_path):
+    checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words, max_seq_len=128)
     browser.resize(1280)
-    browser.open(write_page(tmp_path / "chat.html", chat_checkpoint))
+    browser.open(write_page(tmp_path / "chat.html", checkpoint))
     assert browser.ids() == [] and not browser.find("#play").is_enabled()
     browser.do("document.getElementById('speed').value = '0'")
     browser.type("#prompt", "你好，世界。<s>")
@@ -353,9 +361,8 @@ def test_a_chat_answers_and_shows_its_template_on_request(browser, chat_checkpoi
     assert browser.ids()[: len(asked)] == asked
     answer = browser.ids()[len(asked) :]
     assert answer and (answer[-1] == tok.eos_id or len(browser.ids()) == 128)
-    who = "return Array.from(document.querySelectorAll('.turn .who'), (node) => node.textContent)"
-    assert browser.do(who) == ["System", "You", "The model"]
-    hidden = "return Array.from(document.querySelectorAll('.chip')).filter((n) => !n.checkVisibility()).length"
+    assert browser.texts(".turn .who") == ["System", "You", "The model"]
+    hidden = "return chips.filter(({ node }) => !node.checkVisibility()).length"
     assert browser.do(hidden) > 0 and "im_start" not in browser.text("#chips")
     browser.click("#special")
     assert browser.do(hidden) == 0 and browser.text("#chips").count("<|im_start|>") == 3
