@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 import pytest
+import tokenizers
 import torch
 
 from configurator import InputError
@@ -57,6 +58,7 @@ const answers = {
     session.set_ids(ids);
     return [...session.next];
   },
+  next: (ids) => [...engine.set_ids("story", ids).next],
   greedy: (ids, count) => {
     for (; count > 0; count--) {
       const { next } = engine.set_ids("story", ids);
@@ -157,10 +159,13 @@ def pages(checkpoints, tmp_path_factory):
 def test_the_logits_are_pytorchs_with_and_without_the_cache(name, pages, checkpoints):
     model = float16_model(checkpoints[name])
     ids = torch.randint(0, model.args.vocab_size, (40,)).tolist()
-    cached, last, fourth = ask(pages[name], ["logits", ids], ["fresh_logits", ids], ["fresh_logits", ids[:4]])
+    cached, back, last, fourth = ask(
+        pages[name], ["logits", ids], ["next", ids[:9]], ["fresh_logits", ids], ["fresh_logits", ids[:4]]
+    )
     want = model(torch.tensor([ids]))[0]
     assert (torch.tensor(cached) - want).abs().max() < 1e-3
     assert last == cached[-1] and fourth == cached[3]
+    assert back == cached[8]  # steps taken back
 
 
 @needs_node
@@ -316,6 +321,21 @@ def without_normalizer(tok):
     return Tokenizer({**source, "files": files})
 
 
+def trained_on(texts, tok):
+    """A byte-level tokenizer with merges of odd spaces and signs: it shows where a text is cut into words."""
+    tk = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tk.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tk.decoder = tokenizers.decoders.ByteLevel()
+    special = [t.content for t in tok.tk.get_added_tokens_decoder().values()]
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=3000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tk.train_from_iterator(texts, trainer)
+    source = tok.state()
+    return Tokenizer({**source, "files": source["files"] | {"tokenizer.json": tk.to_str().encode()}})
+
+
 def with_normalizer(tok):
     source = tok.state()
     saved = json.loads(source["files"]["tokenizer.json"]) | {"normalizer": {"type": "NFKC"}}
@@ -325,16 +345,18 @@ def with_normalizer(tok):
 
 @needs_node
 @pytest.mark.parametrize(
-    "name", ["stories", "chat", "chat with NFKC", pytest.param("tok4096.model", marks=needs_shared)]
+    "name",
+    ["stories", "chat", "chat with NFKC", "odd words", pytest.param("tok4096.model", marks=needs_shared)],
 )
 def test_the_tokenizer_gives_pythons_ids_on_500_texts(name, data, tok, zh, tmp_path):
-    tokenizers = {
+    kinds = {
         "stories": lambda: Tokenizer(f"{data}/tok512.model"),
         "chat": lambda: without_normalizer(tok),
         "chat with NFKC": lambda: with_normalizer(tok),
+        "odd words": lambda: trained_on(odd_texts(500, [])[:-3], tok),
         "tok4096.model": lambda: Tokenizer(os.path.join(LLAMA2C, "tok4096.model")),
     }
-    t = tokenizers[name]()
+    t = kinds[name]()
     stories = [row["text"] for row in map(json.loads, open(zh / "chunks.jsonl", encoding="utf-8"))][:150]
     texts = odd_texts(500, stories if name.startswith("chat") else stories_of(data))
     want = []
