@@ -7,7 +7,7 @@ Writes output/page.html, which holds the model, its tokenizer and the program th
 
     python -m extras.page                                                   the quick start's model: 2.8 MB
     python -m extras.page --checkpoint=output_sft/ckpt.pt --out=chat.html   a chat
-    python -m extras.page --int8=True                                       half the size
+    python -m extras.page --int8=True                                       1.6 MB
 
 The program is plain JavaScript, to be read like the rest of the course: page_model.js (the model and the
 sampler), page_tokenizer.js, page_session.js (what the page asks the model), page_view.js, page_chips.js and
@@ -35,7 +35,7 @@ from prepare_data import SYSTEM
 checkpoint = "output/ckpt.pt"  # the model: anything that extras/export.py reads
 tokenizer = ""  # a tokenizer, if the checkpoint holds none
 out = "output/page.html"  # the file to write
-int8 = False  # weights as int8 with a scale for each group instead of float16: half the size
+int8 = False  # weights as int8 with a scale for each group instead of float16: about half the size
 chat = True  # a chat, if the tokenizer has a chat format; False: a story all the same
 prompt = "One day, Lily met a Shoggoth"  # how the story begins until another beginning is typed
 system = SYSTEM  # the system message of a chat; '' is none

@@ -435,6 +435,10 @@ def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, data, tok, m
     _, said = run("extras.page", f"--checkpoint={tmp_path}/nowhere.pt", ok=False)
     assert "there is no checkpoint at" in said
     huge = random_checkpoint(tmp_path / "huge.pt", tok.state(), vocab_size=tok.n_words)
+    size = os.path.getsize(write_page(tmp_path / "fits.html", huge))
+    monkeypatch.setattr(page, "MAX_BYTES", size - 1)  # the weights alone would fit
+    with pytest.raises(InputError, match="--int8=True makes it half as large"):
+        write_page(tmp_path / "p.html", huge)
     monkeypatch.setattr(page, "MAX_BYTES", 50_000)
     for int8, advice in ((False, "--int8=True makes it half as large"), (True, "too large for a page")):
         with pytest.raises(InputError, match=advice):
