@@ -77,3 +77,6 @@ fi
 # 5. Stories
 run python sample.py --checkpoint=$out/ckpt.pt --prompt="One day, Lily met a Shoggoth"
 run python sample.py --checkpoint=$out/ckpt.pt --prompt="Once upon a time" --num_samples=3
+
+# 6. The model as a page, which any browser opens
+run python -m extras.page --checkpoint=$out/ckpt.pt --out=$out/page.html

@@ -1,0 +1,179 @@
+"""
+Writes a model as one HTML file in which it can be seen at work.
+
+Reads  whatever extras/export.py reads: output/ckpt.pt (train.py), checkpoints of llama2.c's, ...
+Writes output/page.html, which holds the model, its tokenizer and the program that runs them. It opens in any
+       browser, from a disk or a mail, and neither needs nor uses a network
+
+    python -m extras.page                                                   the quick start's model: 2.8 MB
+    python -m extras.page --checkpoint=output_sft/ckpt.pt --out=chat.html   a chat
+    python -m extras.page --int8=True                                       1.6 MB
+
+The program is plain JavaScript, to be read like the rest of the course: page_model.js (the model and the
+sampler), page_tokenizer.js, page_session.js (what the page asks the model), page_view.js, page_chips.js and
+page_panels.js (the page itself), page_text.js (its words in two languages). page.html is the frame for them.
+
+What the page shows comes from a model and from whoever types: page_view.js makes text of it, never markup.
+A Content-Security-Policy lets the browser run these scripts and no others, and forbids all network access.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+
+import torch
+from tokenizers.pre_tokenizers import ByteLevel
+
+from configurator import InputError, atomic_write, override
+from extras.export import iter_weights, load_weights
+from extras.hf_tokenizer import tokenizer_json
+from prepare_data import SYSTEM
+
+checkpoint = "output/ckpt.pt"  # the model: anything that extras/export.py reads
+tokenizer = ""  # a tokenizer, if the checkpoint holds none
+out = "output/page.html"  # the file to write
+int8 = False  # weights as int8 with a scale for each group instead of float16: about half the size
+chat = True  # a chat, if the tokenizer has a chat format; False: a story all the same
+prompt = "One day, Lily met a Shoggoth"  # how the story begins until another beginning is typed
+system = SYSTEM  # the system message of a chat; '' is none
+
+HERE = Path(__file__).parent
+MODEL = ("page_model.js", "page_tokenizer.js", "page_session.js")  # what the web worker runs, too
+VIEW = ("page_text.js", "page_view.js", "page_chips.js", "page_panels.js")
+MAX_BYTES = 64 * 2**20  # a browser on a telephone opens no larger page
+GROUP = 64  # neighbours in a row that share a scale, if this divides the row
+
+
+def pack(args, weights, int8):
+    """
+    (bytes, table) of the weights in the order of iter_weights; page_model.js's read_weights is the inverse.
+    table: [name, numbers, group] of each. group 0: float16. Otherwise int8, and after them a float32 scale
+    for each group. RMSNorm's weights, which are few, are always float16.
+    """
+    data = []
+    table = []
+    for name, w in iter_weights(args, weights):
+        group = math.gcd(GROUP, w.shape[-1]) if int8 and w.dim() == 2 else 0
+        if group:
+            groups = w.float().reshape(-1, group)
+            scale = groups.abs().amax(dim=1, keepdim=True) / 127  # 0 in a group of zeros
+            data.append((groups / scale.clamp(min=1e-30)).round().to(torch.int8).numpy().tobytes())
+            data.append(scale.numpy().astype("<f4").tobytes())
+        else:
+            half = w.to(torch.float16)
+            if not half.isfinite().all():
+                raise InputError(f"{checkpoint}: {name} holds numbers that float16 does not have")
+            data.append(half.numpy().astype("<f2").tobytes())
+        table.append([name, w.numel(), group])
+    return b"".join(data), table
+
+
+def tokenizer_data(tok):
+    """The tokenizer as page_tokenizer.js reads it. InputError if that does not give the ids of this one."""
+    ids = range(tok.n_words)
+    common = {"kind": tok.kind, "bos_id": tok.bos_id, "eos_id": tok.eos_id}
+    if tok.kind == "tokenizers":
+        return {**common, "pieces": [tok.piece(i) or "" for i in ids], **byte_level_data(tok)}
+    tokenizer_json(tok)  # its test: nothing but a byte pair encoding
+    sp = tok.sp
+    tests = {"u": sp.is_unknown, "c": sp.is_control, "x": sp.is_unused, "b": sp.is_byte}
+    return {
+        **common,
+        "pieces": [tok.piece(i) for i in ids],
+        "scores": [sp.get_score(i) for i in ids],
+        "kinds": "".join(next((letter for letter, test in tests.items() if test(i)), "n") for i in ids),
+        "unk_surface": sp.decode([sp.unk_id()]),
+        "collapse_spaces": "▁▁" not in sp.normalize("a  a"),
+        "add_prefix": sp.normalize("a") == "▁a",
+    }
+
+
+def byte_level_data(tok):
+    """What a tokenizer.json says, for page_tokenizer.js. InputError names what that does not know."""
+    saved = json.loads(tok.files["tokenizer.json"])
+    model = saved["model"]
+    normalizer = saved["normalizer"]
+    words = saved["pre_tokenizer"] or {}
+    added = saved["added_tokens"]
+    odd = {
+        f"a model of type {model['type']}": model["type"] != "BPE",
+        f"the normalizer {(normalizer or {}).get('type')}": normalizer not in (None, {"type": "NFKC"}),
+        f"the pre-tokenizer {words.get('type')}": words.get("type") != "ByteLevel",
+        "words without a pattern": not words.get("use_regex", True),
+        "a space before each text": words.get("add_prefix_space"),
+        "ignore_merges": model.get("ignore_merges"),
+        "affixes": model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"),
+        "a vocabulary without all 256 bytes": not set(ByteLevel.alphabet()) <= set(model["vocab"]),
+        "added tokens that are not special": not all(t["special"] and not t["normalized"] for t in added),
+        "stripping": any(t["lstrip"] or t["rstrip"] or t["single_word"] for t in added),
+    }
+    for reason, applies in odd.items():
+        if applies:
+            raise InputError(f"{tok.name} cannot go into a page: page_tokenizer.js does not know {reason}")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return {
+        "merges": merges,
+        "special": {t["content"]: t["id"] for t in added},
+        "nfkc": normalizer is not None,
+        "chat": tok.has_chat_format,
+    }
+
+
+def build(args, weights, tok):
+    """The page as a text."""
+    data, table = pack(args, weights, int8)
+    config = {
+        "model_args": vars(args),
+        "parameters": sum(numbers for _, numbers, _ in table),
+        "weights": table,
+        "tokenizer": tokenizer_data(tok),
+        "chat": chat and tok.has_chat_format,
+        "prompt": prompt,
+        "system": system,
+        "int8": int8,
+    }
+    parts = {
+        "worker": "\n".join(read(name) for name in MODEL),
+        "view": "\n".join(read(name) for name in VIEW),
+        "style": read("page.css"),
+        "config": json.dumps(config, ensure_ascii=False).replace("<", "\\u003c"),  # "</script>" ends one
+        "weights": base64.b64encode(data).decode("ascii"),
+    }
+    for name in ("style", "worker", "view"):
+        digest = hashlib.sha256(parts[name].encode("utf-8")).digest()
+        parts[f"hash_{name}"] = f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], read("page.html"))
+
+
+def read(name):
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def check_size(size):
+    if size > MAX_BYTES:
+        advice = "this model is too large for a page" if int8 else "--int8=True makes it half as large"
+        raise InputError(f"the page would have {size / 2**20:.0f} MB, and the most is 64 MB: {advice}")
+
+
+def main():
+    args, weights, tok = load_weights(checkpoint, tokenizer)
+    if not tok:
+        raise InputError(f"{checkpoint} holds no tokenizer: give it one, --tokenizer=PATH")
+    if tok.n_words != args.vocab_size:
+        raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {args.vocab_size}")
+    numbers = sum(w.numel() for _, w in iter_weights(args, weights))
+    check_size(numbers * (1 if int8 else 2) * 4 / 3)  # it will be a little more
+    page = build(args, weights, tok)
+    size = len(page.encode("utf-8"))
+    check_size(size)
+    with atomic_write(out) as f:
+        f.write(page)
+    print(f"wrote {out} ({size / 1e6:.1f} MB): open it in a browser")
+
+
+if __name__ == "__main__":
+    override(globals())
+    main()
