@@ -97,6 +97,12 @@ def byte_level_data(tok):
     model = saved["model"]
     normalizer = saved["normalizer"]
     words = saved["pre_tokenizer"] or {}
+    digits = ""
+    if words.get("type") == "Sequence" and len(words["pretokenizers"]) == 2:  # --split_digits
+        split, words = words["pretokenizers"]
+        digits = split.get("pattern", {}).get("Regex", "")
+        if split.get("behavior") != "Isolated" or not re.fullmatch(r"\[[^\[\]\\^]+\]", digits):
+            words = split  # which the page does not know
     added = saved["added_tokens"]
     odd = {
         f"a model of type {model['type']}": model["type"] != "BPE",
@@ -118,6 +124,7 @@ def byte_level_data(tok):
         "merges": merges,
         "special": {t["content"]: t["id"] for t in added},
         "nfkc": normalizer is not None,
+        "digits": digits,
         "chat": tok.has_chat_format,
     }
 

@@ -116,13 +116,15 @@ for (let byte = 0, next = 256; byte < 256; byte++) {
 const LETTER_BYTES = new Map(BYTE_LETTERS.map((letter, byte) => [letter, byte]));
 
 // A byte-level BPE as train_tokenizer.py makes it. data: merges ("left right", the first to merge first),
-// special ({text: id}), nfkc (whether the text is normalised).
+// special ({text: id}), nfkc (whether the text is normalised), digits (the characters that are words by
+// themselves, as "[0-9]", or "").
 class ByteLevel extends Tokenizer {
   constructor(data) {
     super(data);
     this.ranks = new Map(this.merges.map((merge, rank) => [merge, rank]));
     this.special_ids = new Set(Object.values(this.special));
     const escaped = Object.keys(this.special).map((token) => token.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    this.digits_pattern = new RegExp(this.digits ? `(${this.digits})` : "$^", "u");
     this.special_pattern = new RegExp(`(${escaped.sort((a, b) => b.length - a.length).join("|")})`);
   }
 
@@ -138,7 +140,8 @@ class ByteLevel extends Tokenizer {
   encode_plain(text) {
     check_text(text);
     const rank = (left, right) => this.ranks.get(`${left} ${right}`) ?? Infinity;
-    const words = (this.nfkc ? text.normalize("NFKC") : text).match(WORDS) || [];
+    const parts = (this.nfkc ? text.normalize("NFKC") : text).split(this.digits_pattern);
+    const words = parts.flatMap((part) => part.match(WORDS) || []);
     const letters = (word) => Array.from(encode_utf8(word), (byte) => BYTE_LETTERS[byte]);
     return words.flatMap((word) => merge_pairs(letters(word), rank).map((piece) => this.id_of.get(piece)));
   }

@@ -321,10 +321,13 @@ def without_normalizer(tok):
     return Tokenizer({**source, "files": files})
 
 
-def trained_on(texts, tok):
+def trained_on(texts, tok, digits=""):
     """A byte-level tokenizer with merges of odd spaces and signs: it shows where a text is cut into words."""
     tk = tokenizers.Tokenizer(tokenizers.models.BPE())
     tk.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if digits:
+        split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(digits), "isolated")
+        tk.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, tk.pre_tokenizer])
     tk.decoder = tokenizers.decoders.ByteLevel()
     special = [t.content for t in tok.tk.get_added_tokens_decoder().values()]
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
@@ -346,19 +349,28 @@ def with_normalizer(tok):
 @needs_node
 @pytest.mark.parametrize(
     "name",
-    ["stories", "chat", "chat with NFKC", "odd words", pytest.param("tok4096.model", marks=needs_shared)],
+    [
+        "stories",
+        "chat",
+        "chat with NFKC",
+        "odd words",
+        "digits",
+        pytest.param("tok4096.model", marks=needs_shared),
+    ],
 )
 def test_the_tokenizer_gives_pythons_ids_on_500_texts(name, data, tok, zh, tmp_path):
+    numbers = ["三十三加1 20 等于 零。", "a1b 2三3\n 4"] * 20
     kinds = {
         "stories": lambda: Tokenizer(f"{data}/tok512.model"),
         "chat": lambda: without_normalizer(tok),
         "chat with NFKC": lambda: with_normalizer(tok),
         "odd words": lambda: trained_on(odd_texts(500, [])[:-3], tok),
+        "digits": lambda: trained_on(odd_texts(500, numbers)[:-3], tok, "[0-9零一二三]"),
         "tok4096.model": lambda: Tokenizer(os.path.join(LLAMA2C, "tok4096.model")),
     }
     t = kinds[name]()
     stories = [row["text"] for row in map(json.loads, open(zh / "chunks.jsonl", encoding="utf-8"))][:150]
-    texts = odd_texts(500, stories if name.startswith("chat") else stories_of(data))
+    texts = odd_texts(500, numbers + stories if name.startswith("chat") else numbers + stories_of(data))
     want = []
     for text in texts:
         try:
