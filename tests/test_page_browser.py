@@ -189,6 +189,8 @@ def test_a_typed_beginning_is_written_on_paused_stepped_and_repeated(story, stor
 
 def test_a_chip_tells_its_id_bytes_probability_and_rank(story, story_tok, model):
     ids = story.ids()
+    story.click("#chips .chip:nth-of-type(1)")
+    assert "a special token" in story.text("#detail") and "nothing stands before it" in story.text("#detail")
     story.click("#chips .chip:nth-of-type(4)")
     with torch.inference_mode():
         probs = model(torch.tensor([ids]))[0, 2].softmax(-1)
