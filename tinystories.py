@@ -222,8 +222,11 @@ def tokenizer_path():
 # shards
 
 
-def pretokenize():
+def pretokenize(vocab_size=None):
     """turn the stories into shards of token ids"""
+    if vocab_size is not None:  # called from Python, as the tutorial does
+        globals()["vocab_size"] = vocab_size
+    vocab_size = globals()["vocab_size"]
     ensure_stories()
     if not os.path.exists(tokenizer_path()):
         train_vocab()
@@ -452,6 +455,15 @@ class PretokDataset(torch.utils.data.Dataset):
         x = chunks[..., 0, :-1]
         y = chunks[..., 1, 1:]
         return torch.from_numpy(x.copy()), torch.from_numpy(y.copy())
+
+    def __getitems__(self, positions):
+        """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
+        return [self[int(self.order(0)[p])] for p in positions]
+
+    def __iter__(self):
+        """(x, y) without end, shuffled."""
+        for (i,) in self.batches(1):
+            yield self[i]
 
     def _chunk(self, i):
         if not 0 <= i < len(self):
