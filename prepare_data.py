@@ -48,8 +48,8 @@ tokenizer = "tokenizer_k"  # pretokenize, pretokenize_sft: the folder of the tok
 max_seq_len = 512  # pretokenize_sft: tokens of a row; a row is one training sequence
 show = 0  # pretokenize_sft: first print this many conversations, token by token, with what is learned
 workers = os.cpu_count() or 1  # pretokenize, pretokenize_sft: processes
-num_texts = 8000  # synthesize: how many, of some 300 tokens each
-num_chats = 40000  # synthesize: how many, of some 65 tokens each
+num_texts = 6000  # synthesize: how many, of some 300 tokens each
+num_chats = 20000  # synthesize: how many, of some 90 tokens each
 seed = 42  # synthesize: another seed writes other texts
 
 COMMANDS = ("download", "synthesize", "pretrain", "sft", "pretokenize", "pretokenize_sft")

@@ -137,7 +137,7 @@ def eval_tokenizer(tokenizer_path, data_path=None):
     learned = (tok.decode([i]) for i in range(256 + len(SPECIAL_TOKENS), tok.n_words))
     chinese = [text for text in learned if re.fullmatch("[\u4e00-\u9fff]+", text)]
     print("The longest Chinese tokens:", " ".join(sorted(chinese, key=len, reverse=True)[:20]))
-    print("A sentence as tokens:", " / ".join(tok.readable(i) for i in tok.encode(SENTENCE)))
+    print("A sentence as tokens:", " / ".join(tok.readable(i).strip("'") for i in tok.encode(SENTENCE)))
 
     print("\n=== 聊天模板测试 ===")
     messages = [
@@ -156,16 +156,16 @@ def eval_tokenizer(tokenizer_path, data_path=None):
         ("全角字符", "你好，世界！（１２３）"),
     ):
         print(f"\n=== {title} ===")
-        decoded = decode_again(tok, text)
+        decoded = tok.tk.decode(tok.encode(text), skip_special_tokens=False)
         print(f"Original: {text!r}\nDecoded:  {decoded!r}")
-        print("Decoded text matches original:", decoded == text)
+        print("Decoded text matches original:", check_round_trip(tok, text))
     if data_path and os.path.exists(data_path):
         measure_compression(tok, data_path)
 
 
-def decode_again(tok, text):
-    """A text, encoded and decoded. NFKC changes it; otherwise it must come back as it was."""
-    return tok.tk.decode(tok.encode(text), skip_special_tokens=False)
+def check_round_trip(tok, text):
+    """Whether a text comes back from its ids as it was. With NFKC, some do not."""
+    return tok.tk.decode(tok.encode(text), skip_special_tokens=False) == text
 
 
 def measure_compression(tok, data_path):
@@ -177,7 +177,7 @@ def measure_compression(tok, data_path):
         counts["chars"] += len(text)
         counts["bytes"] += len(text.encode("utf-8"))
         counts["tokens"] += len(tok.encode(text))
-        counts["same"] += decode_again(tok, text) == text
+        counts["same"] += check_round_trip(tok, text)
         changed.update(c for c in text if tok.normalize(c) != c)
         if counts["chars"] > HELD_OUT:
             break

@@ -23,7 +23,7 @@ system = "你是一个AI助手"  # the system message, as in fine-tuning; '' is 
 show = 10  # print this many answers, and as many wrong ones
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
 
-MAX_ANSWER = 32  # tokens
+MAX_ANSWER = 48  # tokens
 BATCH = 256  # conversations
 
 

@@ -1,16 +1,21 @@
 """
 Write a small Chinese corpus: sums and differences up to 99, spelled out, for a machine without a network.
 
-    python -m extras.synthetic_sums         # print some texts, and some conversations
+    python -m extras.synthetic_sums         # print a text, and some conversations
     python -m extras.synthetic_sums 7       # with another seed
 
 prepare_data.py synthesize stores what texts() and chats() yield, one JSON object a line, in the shapes of
 seq-monkey and BELLE. The same seed gives the same corpus on every machine.
 
-A chat model of a million parameters knows nothing, so most of its answers can be neither right nor wrong.
-Here each has one right answer, and a program can mark it (extras/exam.py). For an exam that nobody can pass
-by memory alone, a tenth of the number facts is in neither corpus. A fact is a + b = c in all its four forms
-(b + a = c, c - a = b, c - b = a), so none of them gives another away.
+A chat model of less than a million parameters knows nothing, so most of its answers are neither right nor
+wrong. Here each question has one right answer, and a program can mark it (extras/exam.py). Nobody should pass
+the exam by memory: a tenth of the number facts is in neither corpus. A fact is a + b = c in all its four
+forms (b + a = c, c - a = b, c - b = a), so none of them gives another away.
+
+What a child knows by heart is told in one sentence: 七加五等于十二, 三十加四十等于七十. Everything else is
+calculated from that in steps, as a child does it on paper; the model writes the steps before the result:
+
+    三十七加四十五等于几？    七加五等于十二，三十加四十等于七十，七十加十二等于八十二。
 """
 
 import random
@@ -24,15 +29,10 @@ NUMBERS = {name: n for n, name in enumerate(NAMES)}
 LARGEST = 99
 
 FACTS = [(a, b) for a in range(LARGEST + 1) for b in range(a, LARGEST + 1 - a)]  # a + b, a <= b
-HELD_OUT = frozenset(random.Random(0).sample(FACTS, len(FACTS) // 10))
+IN_STEPS = {(a, b) for a, b in FACTS if b > 9 and a % 10 and b % 10}  # the others are known by heart
+HELD_OUT = frozenset(random.Random(0).sample(sorted(IN_STEPS), len(FACTS) // 10))
 
-# {a}, {b} and {c} are numbers; {x}, {y} and {z} the same before a measure word, where 2 is 两, not 二.
-TELL = {
-    "+": ["{a}加{b}等于{c}。", "{a}加{b}等于{c}。", "{a}加上{b}是{c}。", "{a}与{b}的和是{c}。",
-          "{who}有{x}{thing}，又买了{y}{m}，一共有{z}{m}。", "树上有{x}只鸟，又飞来{y}只，一共有{z}只。"],
-    "-": ["{a}减{b}等于{c}。", "{a}减{b}等于{c}。", "{a}减去{b}是{c}。", "{a}与{b}的差是{c}。",
-          "{who}有{x}{thing}，用掉了{y}{m}，还剩{z}{m}。", "树上有{x}只鸟，飞走了{y}只，还剩{z}只。"],
-}  # fmt: skip
+# {a} and {b} are numbers; {x} and {y} the same before a measure word, where 2 is 两, not 二.
 ASK = {
     "+": ["{a}加{b}等于几？", "{a}加{b}等于几？", "{a}加{b}等于多少？", "{a}加{b}是多少？",
           "{a}加上{b}得几？", "请问{a}加{b}等于几？", "算一算：{a}加{b}。", "{a}与{b}的和是多少？",
@@ -45,7 +45,6 @@ ASK_ON = {
     "+": ["再加{b}呢？", "再加上{b}呢？", "再加{b}是多少？"],
     "-": ["再减{b}呢？", "再减去{b}呢？", "再减{b}是多少？"],
 }
-ANSWER = {"+": "{a}加{b}等于{c}。", "-": "{a}减{b}等于{c}。"}
 TOO_LARGE = "{a}加{b}超过九十九，我还没有学过。"
 TOO_SMALL = "{a}比{b}小，不够减。"
 WHO = ["小明", "小红", "妈妈", "爷爷", "老师"]
@@ -68,9 +67,10 @@ SMALL_TALK = [
 USE_WORDS = "请用汉字写数字，比如：三加四等于几？"
 
 
-def is_held_out(a, op, b):
-    """Whether a + b, or a - b, is a form of a fact that is in neither corpus."""
-    return (min(a, b), max(a, b)) in HELD_OUT if op == "+" else (min(b, a - b), max(b, a - b)) in HELD_OUT
+def fact(a, op, b):
+    """The number fact that a question is a form of: (the smaller part, the larger part)."""
+    parts = (a, b) if op == "+" else (b, a - b)
+    return min(parts), max(parts)
 
 
 def result(a, op, b):
@@ -84,34 +84,56 @@ def questions():
         yield from ((a, "-", b) for b in range(a + 1))
 
 
-LEARNED = [question for question in questions() if not is_held_out(*question)]
-EXAM = [question for question in questions() if is_held_out(*question)]
+LEARNED = [question for question in questions() if fact(*question) not in HELD_OUT]
+EXAM = [question for question in questions() if fact(*question) in HELD_OUT]
+BY_HEART = [question for question in questions() if fact(*question) not in IN_STEPS]
+
+
+def pick(rng):
+    """A question of the training; those that are known by heart, the basis of the others, come more often."""
+    return rng.choice(BY_HEART if rng.random() < 0.3 else LEARNED)
 
 
 def phrase(rng, templates, a, op, b):
-    """One of the templates with the numbers filled in. 0 apples and nobody's birds are not told of."""
-    c = result(a, op, b)
-    if min(a, b, c) < 1:
+    """One of the templates with the numbers filled in. Nobody has 0 apples."""
+    if min(a, b) < 1:
         templates = [template for template in templates if "{x}" not in template]
     m = rng.choice(list(THINGS))
-    x, y, z = ("两" if n == 2 else NAMES[n] if 0 <= n <= LARGEST else "" for n in (a, b, c))
-    slots = {"a": NAMES[a], "b": NAMES[b], "c": NAMES[c] if 0 <= c <= LARGEST else "", "x": x, "y": y, "z": z}
     thing = m + rng.choice(THINGS[m])
-    return rng.choice(templates).format(**slots, who=rng.choice(WHO), m=m, thing=thing)
+    x, y = ("两" if n == 2 else NAMES[n] for n in (a, b))
+    slots = {"a": NAMES[a], "b": NAMES[b], "x": x, "y": y, "m": m, "thing": thing, "who": rng.choice(WHO)}
+    return rng.choice(templates).format(**slots)
+
+
+def equation(a, op, b):
+    return f"{NAMES[a]}{'加' if op == '+' else '减'}{NAMES[b]}等于{NAMES[result(a, op, b)]}"
+
+
+def answer(a, op, b):
+    """The ones, the tens, both together. Where the ones are too few to subtract from, ten more of them."""
+    steps = []
+    if fact(a, op, b) in IN_STEPS:
+        borrowed = 10 if op == "-" and a % 10 < b % 10 else 0
+        ones = (a % 10 + borrowed, op, b % 10)
+        tens = (a - ones[0], op, b - ones[2])
+        steps.append(equation(*ones))
+        if tens[0] and tens[2]:
+            steps.append(equation(*tens))
+        a, op, b = result(*tens), "+", result(*ones)
+    return "，".join([*steps, equation(a, op, b)]) + "。"
 
 
 def texts(rng, count):
     """
-    Yield count texts, in turn 20 facts in a row, and 10 conversations as they would be written down, in which
-    the speakers are called as in the chat template: so the tokenizer learns these words, too.
+    Yield count texts, in turn 15 questions with their answers, and 8 conversations as they are written down,
+    in which the speakers are called as in the chat template: so the tokenizer learns these words, too.
     """
     for i in range(count):
         if i % 2:
-            turns = [turn for _ in range(10) for turn in conversation(rng)]
+            turns = [turn for _ in range(8) for turn in conversation(rng)]
             yield "system\n你是一个AI助手\n" + "".join(f"user\n{q}\nassistant\n{a}\n" for q, a in turns)
         else:
-            facts = rng.choices(LEARNED, k=20)
-            yield "".join(phrase(rng, TELL[op], a, op, b) for a, op, b in facts)
+            yield "".join(phrase(rng, ASK[q[1]], *q) + answer(*q) for q in (pick(rng) for _ in range(15)))
 
 
 def chats(rng, count):
@@ -146,7 +168,7 @@ def first_turn(rng):
         a = rng.randint(1, LARGEST)
         b = rng.randint(LARGEST + 1 - a, LARGEST)
         return phrase(rng, ASK["+"][:8], a, "+", b), TOO_LARGE.format(a=NAMES[a], b=NAMES[b])
-    a, op, b = rng.choice(LEARNED)
+    a, op, b = pick(rng)
     return phrase(rng, ASK[op], a, op, b), answer(a, op, b)
 
 
@@ -155,12 +177,8 @@ def next_turn(rng, a):
     while True:
         op = rng.choice("+-")
         b = rng.randint(0, LARGEST - a if op == "+" else a)
-        if not is_held_out(a, op, b):
+        if fact(a, op, b) not in HELD_OUT:
             return rng.choice(ASK_ON[op]).format(b=NAMES[b]), answer(a, op, b)
-
-
-def answer(a, op, b):
-    return ANSWER[op].format(a=NAMES[a], b=NAMES[b], c=NAMES[result(a, op, b)])
 
 
 def last_number(text):
@@ -170,6 +188,6 @@ def last_number(text):
 
 if __name__ == "__main__":
     rng = random.Random(sys.argv[1] if len(sys.argv) > 1 else "0")
-    print(*texts(rng, 2), sep="\n\n")
+    print(next(texts(rng, 1)))
     for turns in (conversation(rng) for _ in range(12)):
         print("", *(f"> {question}\n  {reply}" for question, reply in turns), sep="\n")
