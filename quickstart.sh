@@ -10,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 mode=${1:-synthetic}
+[ "$mode" = "#" ] && mode=synthetic # zsh passes on a comment that is pasted with the command
 case $mode in synthetic | tinystories | chat | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, tinystories, chat, test)" >&2; exit 2 ;; esac
 
 run() {
