@@ -148,7 +148,7 @@ def convert_jsonl(command, convert):
     """Write a .jsonl of the values that convert makes of the value of each line."""
     source, target = io_paths(command)
     print(f"reading {source}")
-    converted = convert_lines(source, convert, limit=lines or None)
+    converted = convert_lines(source, convert, limit=max(lines, 0) or None)
     write_jsonl(target, itertools.chain.from_iterable(filter(None, converted)))
 
 

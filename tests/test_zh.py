@@ -260,7 +260,7 @@ def test_a_real_corpus_is_taken_before_the_synthetic_one(tmp_path, monkeypatch):
 
 def test_the_exam_counts_one_sentence_as_right(monkeypatch, capsys):
     questions = [(3, "+", 4), (8, "+", 4), (9, "+", 9), (12, "-", 4)]
-    replies = ["三加四等于七。", "八加四等于十二", "九加九等于十七。", "十二减四等于八。"]
+    replies = ["三加四等于七。", "八加四等于十二", "九加九等于十八。。", "十二减四等于八。"]
     monkeypatch.setattr(exam, "ask_all", lambda generator, chats: replies)
     papers = exam.hold_exam(None, "some", questions, exam.direct)
     right = [replies[0], replies[1] + "。", "九加九等于十八。", replies[3]]
