@@ -43,9 +43,9 @@ fi
 
 if [ "$mode" = chat ]; then
     data=data_chat out=output_chat
-    size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=4)
+    size=(--dim=64 --n_layers=3 --n_heads=4 --n_kv_heads=4)
     recipe=(--batch_size=4 --gradient_accumulation_steps=1 --compile=false --optimizer=muon --schedule=wsd)
-    recipe+=(--warmup_iters=20 --eval_interval=400 --eval_iters=20 --log_interval=10)
+    recipe+=(--learning_rate=1.5e-2 --warmup_iters=20 --eval_iters=20 --log_interval=10)
 
     # Texts and conversations, a tokenizer, ids
     [ -e $data/synthetic_sums_chats.json ] || run python prepare_data.py synthesize --data_dir=$data
@@ -63,8 +63,8 @@ if [ "$mode" = chat ]; then
         [ -e "$folder/last.pt" ] && set -- --init_from=resume
         run python train.py --out_dir="$folder" "$@"
     }
-    train $out --vocab_source=$data/seq_monkey --max_iters=1600 --learning_rate=7e-3 "${size[@]}" "${recipe[@]}"
-    train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=1200 --learning_rate=4e-3 "${recipe[@]}"
+    train $out --vocab_source=$data/seq_monkey --max_iters=300 --eval_interval=100 "${size[@]}" "${recipe[@]}"
+    train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=2400 --eval_interval=400 "${recipe[@]}"
     run python -m extras.exam --checkpoint=${out}_sft/ckpt.pt
     run python sample.py --checkpoint=${out}_sft/ckpt.pt --chat --temperature=0
     exit
