@@ -28,17 +28,17 @@ import torch.nn.functional as F
 
 @dataclass
 class ModelArgs:
-    """The shape of a model, by default about LLaMA 2's 7B. ValueError where the numbers do not fit."""
+    """The shape of a model, by default the tutorial's small one. ValueError where the numbers do not fit."""
 
-    dim: int = 4096
-    n_layers: int = 32
-    n_heads: int = 32
-    n_kv_heads: int | None = None  # each is shared by n_heads / n_kv_heads query heads; None: n_heads
-    vocab_size: int = 32000
+    dim: int = 288
+    n_layers: int = 8
+    n_heads: int = 8
+    n_kv_heads: int | None = 4  # each is shared by n_heads / n_kv_heads query heads; None: n_heads
+    vocab_size: int = 4096
     hidden_dim: int | None = None  # feed-forward width; None: 8/3 dim, rounded up to multiple_of
-    multiple_of: int = 256
+    multiple_of: int = 32
     norm_eps: float = 1e-5
-    max_seq_len: int = 2048  # T at most; it costs no parameters
+    max_seq_len: int = 256  # T at most; it costs no parameters
     dropout: float = 0.0
     rope_theta: float = 10000.0
     tie_embeddings: bool = True  # the output projection is the embedding table
@@ -56,6 +56,13 @@ class ModelArgs:
             raise ValueError(f"dim / n_heads = {self.dim}/{self.n_heads} is odd: RoPE rotates pairs")
         if not self.hidden_dim:  # three matrices instead of two: 2/3 of 4 dim keeps the number of parameters
             self.hidden_dim = math.ceil(8 * self.dim / 3 / self.multiple_of) * self.multiple_of
+
+
+# what llama2.c's ModelArgs has for what a checkpoint's model_args leave out
+LLAMA2C_DEFAULTS = {
+    "dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": None, "vocab_size": 32000, "multiple_of": 256,
+    "max_seq_len": 2048,
+}  # fmt: skip
 
 
 class RMSNorm(nn.Module):
@@ -214,7 +221,7 @@ class Transformer(nn.Module):
     def from_checkpoint(cls, checkpoint, **changes):
         """The model of a checkpoint (see load_checkpoint); `changes`: other max_seq_len, dropout."""
         weights = {name.removeprefix("_orig_mod."): w for name, w in checkpoint["model"].items()}  # nanoGPT's
-        model_args = {**checkpoint["model_args"], **changes}
+        model_args = {**LLAMA2C_DEFAULTS, **checkpoint["model_args"], **changes}
         if "tie_embeddings" not in model_args and "output.weight" in weights:
             tied = torch.equal(weights["output.weight"], weights["tok_embeddings.weight"])
             model_args["tie_embeddings"] = tied

@@ -2,13 +2,15 @@
 Prepares the Chinese data: from two corpora to shards of token ids, one command a stage.
 
     python prepare_data.py download         BELLE and seq-monkey, from two hubs -> data/
+    python prepare_data.py synthesize       or, without a network, sums spelled out in Chinese -> data/
     python prepare_data.py pretrain         seq-monkey in chunks            -> data/seq_monkey_datawhale.jsonl
     python prepare_data.py sft              BELLE as lists of messages      -> data/BelleGroup_sft.jsonl
     python train_tokenizer.py               learned from the chunks         -> tokenizer_k/
     python prepare_data.py pretokenize      the ids of the chunks           -> data/seq_monkey/
     python prepare_data.py pretokenize_sft  ids and masks of the messages   -> data/belle_sft/
 
---input_path and --output_path name other files. Then pretrain and fine-tune:
+--input_path and --output_path name other files; pretrain --lines=50000 takes a part of the archive, without
+unpacking the rest. Then pretrain and fine-tune:
 
     python train.py --vocab_source=data/seq_monkey
     python train.py --vocab_source=data/belle_sft --init_from=output/ckpt.pt --out_dir=output_sft
@@ -27,6 +29,7 @@ import itertools
 import json
 import mmap
 import os
+import random
 import sys
 import tarfile
 
@@ -37,21 +40,27 @@ from configurator import InputError, atomic_write, import_optional, override
 from tinystories import BEGINS, download_from_hub, encode_documents, write_shards
 from tokenizer import Tokenizer
 
+data_dir = "data"  # the folder for all of it
 input_path = ""  # what to read; if empty, the file named above
 output_path = ""  # what to write; if empty, the file or folder named above
+lines = 0  # pretrain, sft: take this many lines and stop; 0: all
 tokenizer = "tokenizer_k"  # pretokenize, pretokenize_sft: the folder of the tokenizer
 max_seq_len = 512  # pretokenize_sft: tokens of a row; a row is one training sequence
 show = 0  # pretokenize_sft: first print this many conversations, token by token, with what is learned
 workers = os.cpu_count() or 1  # pretokenize, pretokenize_sft: processes
+num_texts = 6000  # synthesize: how many, of some 300 tokens each
+num_chats = 20000  # synthesize: how many, of some 90 tokens each
+seed = 42  # synthesize: another seed writes other texts
 
-COMMANDS = ("download", "pretrain", "sft", "pretokenize", "pretokenize_sft")
-SEQ_MONKEY = "mobvoi_seq_monkey_general_open_corpus.jsonl.tar.bz2"
+COMMANDS = ("download", "synthesize", "pretrain", "sft", "pretokenize", "pretokenize_sft")
+SEQ_MONKEY = "mobvoi_seq_monkey_general_open_corpus.jsonl"  # or packed, .tar.bz2
 BELLE = "train_3.5M_CN.json"
-PATHS = {  # command: (input_path, output_path)
-    "pretrain": (f"data/{SEQ_MONKEY}", "data/seq_monkey_datawhale.jsonl"),
-    "sft": (f"data/{BELLE}", "data/BelleGroup_sft.jsonl"),
-    "pretokenize": ("data/seq_monkey_datawhale.jsonl", "data/seq_monkey"),
-    "pretokenize_sft": ("data/BelleGroup_sft.jsonl", "data/belle_sft"),
+SYNTHETIC = ("synthetic_sums.jsonl", "synthetic_sums_chats.json")
+PATHS = {  # command: (what it reads, the first of these that is in data_dir; what it writes)
+    "pretrain": ((f"{SEQ_MONKEY}.tar.bz2", SEQ_MONKEY, SYNTHETIC[0]), "seq_monkey_datawhale.jsonl"),
+    "sft": ((BELLE, SYNTHETIC[1]), "BelleGroup_sft.jsonl"),
+    "pretokenize": (("seq_monkey_datawhale.jsonl",), "seq_monkey"),
+    "pretokenize_sft": (("BelleGroup_sft.jsonl",), "belle_sft"),
 }
 CHUNK = 512  # characters
 SYSTEM = "你是一个AI助手"  # the system message of every conversation
@@ -62,22 +71,38 @@ OPEN_ROWS = 64  # rows that wait for a conversation that fills them up
 
 def io_paths(command):
     """The paths that a command reads and writes."""
-    source = input_path or PATHS[command][0]
-    if not os.path.isfile(source):
-        raise InputError(f"no file {source}: give --input_path, or see --help for the command that makes it")
-    return source, output_path or PATHS[command][1]
+    names, target = PATHS[command]
+    sources = [input_path] if input_path else [f"{data_dir}/{name}" for name in names]
+    source = next(filter(os.path.isfile, sources), None)
+    if source is None:
+        what = f"no file {sources[0]}"
+        raise InputError(f"{what}: give --input_path, or see --help for the command that makes it")
+    return source, output_path or f"{data_dir}/{target}"
 
 
 def download():
     """download BELLE and seq-monkey"""
-    folder = output_path or "data"
     try:
-        print(f"downloaded {download_from_hub('BelleGroup/train_3.5M_CN', BELLE, folder)}")
+        print(f"downloaded {download_from_hub('BelleGroup/train_3.5M_CN', BELLE, data_dir)}")
     finally:  # from another hub, which may answer where the first does not
         import_optional("modelscope", "the download of seq-monkey")
         from modelscope.hub.file_download import dataset_file_download
 
-        print(f"downloaded {dataset_file_download('ddzhu123/seq-monkey', SEQ_MONKEY, local_dir=folder)}")
+        path = dataset_file_download("ddzhu123/seq-monkey", f"{SEQ_MONKEY}.tar.bz2", local_dir=data_dir)
+        print(f"downloaded {path}")
+
+
+def synthesize():
+    """write sums spelled out in Chinese, for a machine with no network"""
+    from extras.synthetic_sums import chats, texts
+
+    paths = [f"{data_dir}/{name}" for name in SYNTHETIC]
+    present = list(filter(os.path.exists, paths))
+    if present:
+        raise InputError(f"{present[0]} is there already: use it as it is, or give another --data_dir")
+    rng = random.Random(seed)
+    write_jsonl(paths[0], ({"text": text} for text in texts(rng, num_texts)))
+    write_jsonl(paths[1], ({"conversations": turns} for turns in chats(rng, num_chats)))
 
 
 def pretrain():
@@ -122,15 +147,21 @@ def convert_message(data):
 def convert_jsonl(command, convert):
     """Write a .jsonl of the values that convert makes of the value of each line."""
     source, target = io_paths(command)
+    print(f"reading {source}")
+    converted = convert_lines(source, convert, limit=max(lines, 0) or None)
+    write_jsonl(target, itertools.chain.from_iterable(filter(None, converted)))
+
+
+def write_jsonl(path, values):
+    """Write a JSON value a line. InputError, and no file, where there are none."""
     written = 0
-    with atomic_write(target, "wb") as f:
-        for values in filter(None, convert_lines(source, convert)):
-            for value in values:
-                f.write(json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n")
-            written += len(values)
+    with atomic_write(path, "wb") as f:
+        for value in values:
+            f.write(json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n")
+            written += 1
         if not written:
-            raise InputError(f"{source} has no line that {command} can use")
-    print(f"{target}: {written:,} lines")
+            raise InputError(f"nothing to write to {path}: no line can be used")
+    print(f"{path}: {written:,} lines")
 
 
 def read_lines(path, start=0, end=None):
@@ -164,10 +195,10 @@ def open_archive(raw, path):
                 yield tar.extractfile(member)
 
 
-def convert_lines(path, convert, start=0, end=None):
+def convert_lines(path, convert, start=0, end=None, limit=None):
     """convert(value) for the JSON value of each line; None for a bad line, where it raises a ValueError."""
     bad_lines = collections.Counter()  # reason: how many
-    for number, line in read_lines(path, start, end):
+    for number, line in itertools.islice(read_lines(path, start, end), limit):
         converted = None
         try:
             converted = convert(json.loads(line))
@@ -315,9 +346,7 @@ def show_chats(path, tok):
     for ids, mask in itertools.islice(filter(None, convert_lines(path, tok.encode_chat)), show):
         print(f"--- {sum(mask)} of {len(ids)} tokens are learned")
         for i, m in zip(ids, mask):
-            text = tok.tk.decode([i], skip_special_tokens=False)  # \ufffd for a part of a character
-            shown = tok.piece(i) if "\ufffd" in text else repr(text)
-            print(f"{'learned' if m else '':>7} {i:>6}  {shown}")
+            print(f"{'learned' if m else '':>7} {i:>6}  {tok.readable(i)}")
 
 
 if __name__ == "__main__":

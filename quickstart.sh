@@ -3,19 +3,21 @@
 #
 #   bash quickstart.sh               synthetic stories (no network but the package index): about 10 minutes on 2 CPU cores
 #   bash quickstart.sh tinystories   the same with the real TinyStories
+#   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it; TIME
 #   bash quickstart.sh test          ruff and pytest
 #
 # Run again, it does only what is missing; a training that was interrupted resumes.
 set -euo pipefail
 cd "$(dirname "$0")"
 mode=${1:-synthetic}
-case $mode in synthetic | tinystories | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, tinystories, test)" >&2; exit 2 ;; esac
+[ "$mode" = "#" ] && mode=synthetic # zsh passes on a comment that is pasted with the command
+case $mode in synthetic | tinystories | chat | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, tinystories, chat, test)" >&2; exit 2 ;; esac
 
 run() {
     local word
     printf '\n$'
     for word; do
-        [[ $word =~ [^a-zA-Z0-9_./=-] ]] && word=${word@Q} # what a shell would split is quoted
+        case $word in *[!a-zA-Z0-9_./=-]*) word="'$word'" ;; esac # what a shell would split is quoted
         printf ' %s' "$word"
     done
     printf '\n'
@@ -36,6 +38,35 @@ done
 if [ "$mode" = test ]; then
     run ruff check .
     run python -m pytest --quiet
+    exit
+fi
+
+if [ "$mode" = chat ]; then
+    data=data_chat out=output_chat
+    size=(--dim=64 --n_layers=3 --n_heads=4 --n_kv_heads=4)
+    recipe=(--batch_size=4 --gradient_accumulation_steps=1 --compile=false --optimizer=muon --schedule=wsd)
+    recipe+=(--learning_rate=1.5e-2 --warmup_iters=20 --eval_iters=20 --log_interval=10)
+
+    # Texts and conversations, a tokenizer, ids
+    [ -e $data/synthetic_sums_chats.json ] || run python prepare_data.py synthesize --data_dir=$data
+    [ -e $data/seq_monkey_datawhale.jsonl ] || run python prepare_data.py pretrain --data_dir=$data
+    [ -e $data/BelleGroup_sft.jsonl ] || run python prepare_data.py sft --data_dir=$data
+    [ -e $data/tokenizer_k/tokenizer.json ] || run python train_tokenizer.py --data_path=$data/seq_monkey_datawhale.jsonl --save_dir=$data/tokenizer_k --vocab_size=512 --split_digits=True
+    run python prepare_data.py pretokenize --data_dir=$data --tokenizer=$data/tokenizer_k
+    run python prepare_data.py pretokenize_sft --data_dir=$data --tokenizer=$data/tokenizer_k --max_seq_len=256
+
+    # Pretraining, fine-tuning, the exam, the chat
+    trap 'exit 130' INT # Ctrl-C ends a training early, and then all of this
+    train() { # FOLDER OPTIONS: a new training, or the rest of one that was interrupted
+        local folder=$1
+        shift
+        [ -e "$folder/last.pt" ] && set -- --init_from=resume
+        run python train.py --out_dir="$folder" "$@"
+    }
+    train $out --vocab_source=$data/seq_monkey --max_iters=300 --eval_interval=100 "${size[@]}" "${recipe[@]}"
+    train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=2400 --eval_interval=400 "${recipe[@]}"
+    run python -m extras.exam --checkpoint=${out}_sft/ckpt.pt
+    run python sample.py --checkpoint=${out}_sft/ckpt.pt --chat --temperature=0
     exit
 fi
 

@@ -10,9 +10,10 @@ Writes to the terminal, as the words come
     python sample.py --checkpoint=output_sft/ckpt.pt --chat                     a conversation
 
 A story ends at BOS, with which the next one would begin, or at EOS. So does an answer in a chat. In a chat,
-/reset begins a new conversation, and Ctrl-D ends it.
+/reset begins a new conversation, and /exit (or Ctrl-D) ends it.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -182,17 +183,21 @@ class Chat:
 
 def chat_loop(generator, settings):
     """Questions from the terminal (or a pipe), one a line."""
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 -- from here on, input() can edit the line and recall earlier ones
     conversation = Chat(generator, system)
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     while True:
-        print("> " * sys.stdin.isatty(), end="", flush=True)
-        line = sys.stdin.readline()
-        if not line:  # Ctrl-D
+        try:
+            line = input("> " * sys.stdin.isatty()).strip()
+        except EOFError:  # Ctrl-D
             return
-        if line.strip() == "/reset":
+        if line == "/exit":
+            return
+        if line == "/reset":
             conversation = Chat(generator, system)
-        elif line.strip():
-            conversation.ask(line.strip(), *settings)
+        elif line:
+            conversation.ask(line, *settings)
 
 
 def read_prompt(text):

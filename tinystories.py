@@ -223,8 +223,11 @@ def tokenizer_path():
 # shards
 
 
-def pretokenize():
+def pretokenize(vocab_size=None):
     """turn the stories into shards of token ids"""
+    if vocab_size is not None:  # called from Python, as the tutorial does
+        globals()["vocab_size"] = vocab_size
+    vocab_size = globals()["vocab_size"]
     ensure_stories()
     if not os.path.exists(tokenizer_path()):
         train_vocab()
@@ -456,6 +459,15 @@ class PretokDataset(torch.utils.data.Dataset):
             return x, y
         mask = self._read(self.masks, index)
         return x, y.where(mask[..., 1:] == LEARNED, -1), (mask == BEGINS).cumsum(-1)[..., :-1]
+
+    def __getitems__(self, positions):
+        """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
+        return [self[int(self.order(0)[p])] for p in positions]
+
+    def __iter__(self):
+        """(x, y) without end, shuffled."""
+        for (i,) in self.batches(1):
+            yield self[i]
 
     def _read(self, files, index):
         """max_seq_len + 1 numbers of each chunk, out of the files of ids or of masks."""

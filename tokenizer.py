@@ -118,7 +118,7 @@ class Tokenizer:
         (ids, mask) of a chat, [{"role": "user", "content": "你好"}, ...]. The mask is 1 where the id is to
         be learned: only the answers and the EOS after each are.
 
-            <|im_start|> user \n 你好 <|im_end|> \n <|im_start|> assistant \n 你好 ! <|im_end|> \n
+            <|im_start|> user \n 你好 <|im_end|> \n <|im_start|> assistant \n 你好 ！<|im_end|> \n
                   0        0   0  0       0      0        0          0       0   1   1      1      0
 
         With add_generation_prompt, nothing is learned, and the beginning of the next answer is appended.
@@ -165,6 +165,11 @@ class Tokenizer:
         """The piece of an id as the vocabulary spells it ('▁' or 'Ġ' is the space before a word)."""
         return self.sp.id_to_piece(i) if self.kind == "sentencepiece" else self.tk.id_to_token(i)
 
+    def readable(self, i: int) -> str:
+        """The piece of an id for people: '三加' instead of ä¸īåĬł. Parts of a character stay as they are."""
+        text = "\ufffd" if self.kind == "sentencepiece" else self.tk.decode([i], skip_special_tokens=False)
+        return self.piece(i) if "\ufffd" in text else repr(text)
+
     def state(self) -> dict:
         """Plain types for a checkpoint: Tokenizer(tok.state()) is the same tokenizer."""
         return {"kind": self.kind, "files": self.files}
@@ -205,6 +210,6 @@ if __name__ == "__main__":
     tok = Tokenizer(tokenizer)
     ids = tok.encode(text, bos=True, eos=True)
     for i in ids:
-        print(f"{i:>6}  {tok.piece(i)}")
+        print(f"{i:>6}  {tok.readable(i)}")
     print(f"{len(ids)} tokens for {len(text.encode())} bytes: {ids}")
     print(f"decoded: {tok.decode(ids)}")

@@ -11,14 +11,15 @@ Byte-level BPE: a text is first its UTF-8 bytes, 256 tokens that can spell every
 pair of neighbours becomes a token, again and again, until the vocabulary is full. A Chinese character is 3
 bytes: the first merges make characters again, the later ones words.
 Pairs are counted within "words", runs of letters. Chinese has no spaces: such a run is half a sentence, and
-hardly any comes twice. So the table of runs is as large as the text, and takes 30 to 100 bytes of memory per
-byte of text (2.9 MB took 300 MB; 2 GB take over 60 GB); --max_chars limits it. The first part of the file,
-which is for validation, is not learned from. The tokenizer is tested on it.
+hardly any comes twice. So a token may be longer than a word, and the table of runs is as large as the text:
+it takes 30 to 100 bytes of memory per byte of text (2.9 MB took 300 MB; 2 GB take over 60 GB); --max_chars
+limits it. The first part of the file, for validation, is not learned from. The tokenizer is tested on it.
 """
 
 import collections
 import json
 import os
+import re
 
 import tokenizers
 from tqdm import tqdm
@@ -30,11 +31,15 @@ from tokenizer import Tokenizer
 data_path = "data/seq_monkey_datawhale.jsonl"  # lines of {"text": ...}
 save_dir = "tokenizer_k"  # the folder to write
 vocab_size = 6144  # tokens, with the 256 bytes and the special tokens
+normalizer = "none"  # none | nfkc: nfkc, the tutorial's, changes texts: '，' becomes ',' and '①' becomes '1'
+split_digits = False  # each digit, 0 to 9 and 零 to 十, is a token by itself: helps a model to calculate
 max_chars = 10_000_000  # learn from this many characters, taken from all over the file; 1 to 3 GB of memory
 eval_only = False  # train nothing, and test the tokenizer in save_dir
 
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]  # ids 0 to 4
+DIGITS = "[0-9〇零一二三四五六七八九十]"
 HELD_OUT = 1_000_000  # characters to measure the compression on
+SENTENCE = "今天天气很好，我们一起去公园，好吗？"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}"
@@ -51,13 +56,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(data_path, save_dir, vocab_size):
+def train_tokenizer(data_path, save_dir, vocab_size=8192):
     """Learn vocab_size tokens from a .jsonl and write the folder."""
     if vocab_size < 256 + len(SPECIAL_TOKENS):
         raise InputError(f"--vocab_size={vocab_size} has no room for 256 bytes and 5 special tokens")
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = tokenizers.normalizers.NFKC()  # full-width letters and punctuation become plain
+    if normalizer == "nfkc":
+        tokenizer.normalizer = tokenizers.normalizers.NFKC()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split_digits:
+        digits = tokenizers.pre_tokenizers.Split(tokenizers.Regex(DIGITS), "isolated")
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([digits, tokenizer.pre_tokenizer])
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -116,11 +125,21 @@ def create_tokenizer_config(save_dir):
             json.dump(value, f, ensure_ascii=False, indent=4)
 
 
-def eval_tokenizer(tokenizer_path, data_path):
-    """Print what the tokenizer does: does a text come back from its ids, and how short does it become?"""
+def eval_tokenizer(tokenizer_path, data_path=None):
+    """
+    Print what the tokenizer does: its tokens, a chat, whether texts come back from their ids, and with a
+    .jsonl of texts, how short they become.
+    """
     tok = Tokenizer(tokenizer_path)
-    print(f"\n=== {tokenizer_path}: {tok.n_words} tokens ===")
-    print("special tokens:", {token: tok.tk.token_to_id(token) for token in SPECIAL_TOKENS})
+    print("\n=== Tokenizer基本信息 ===")
+    print(f"Vocab size: {tok.n_words}")
+    print(f"Special tokens: { {token: tok.tk.token_to_id(token) for token in SPECIAL_TOKENS} }")
+    learned = (tok.decode([i]) for i in range(256 + len(SPECIAL_TOKENS), tok.n_words))
+    chinese = [text for text in learned if re.fullmatch("[\u4e00-\u9fff]+", text)]
+    print("The longest Chinese tokens:", " ".join(sorted(chinese, key=len, reverse=True)[:20]))
+    print("A sentence as tokens:", " / ".join(tok.readable(i).strip("'") for i in tok.encode(SENTENCE)))
+
+    print("\n=== 聊天模板测试 ===")
     messages = [
         {"role": "system", "content": SYSTEM + "。"},
         {"role": "user", "content": "How are you?"},
@@ -129,46 +148,46 @@ def eval_tokenizer(tokenizer_path, data_path):
         {"role": "assistant", "content": "That's great to hear!"},
     ]
     chat = tok.tk.decode(tok.encode_chat(messages)[0], skip_special_tokens=False)
-    print(f"\n=== chat ===\n{chat}\n=== round trip ===")
-    print("a chat:          ", check_round_trip(tok, chat))
-    print("special tokens:  ", check_round_trip(tok, "<|im_start|>user\nHello<|im_end|>"))
-    print("full-width forms:", check_round_trip(tok, "你好，世界！（１２３）"))
-    if not os.path.exists(data_path):
-        return print(f"\nno file {data_path} to measure the compression on: give --data_path")
-    measure_compression(tok, data_path)
+    print(f"Generated prompt:\n{chat}")
+
+    for title, text in (
+        ("编码解码测试", chat),
+        ("特殊token处理", "<|im_start|>user\nHello<|im_end|>"),
+        ("全角字符", "你好，世界！（１２３）"),
+    ):
+        print(f"\n=== {title} ===")
+        decoded = tok.tk.decode(tok.encode(text), skip_special_tokens=False)
+        print(f"Original: {text!r}\nDecoded:  {decoded!r}")
+        print("Decoded text matches original:", check_round_trip(tok, text))
+    if data_path and os.path.exists(data_path):
+        measure_compression(tok, data_path)
 
 
 def check_round_trip(tok, text):
-    """Encode and decode a text; says whether it is the same."""
-    decoded = tok.tk.decode(tok.encode(text), skip_special_tokens=False)
-    if decoded == text:
-        return "exactly the same"
-    if decoded == tok.normalize(text):
-        return f"the same but for NFKC: {text!r} came back as {decoded!r}"
-    return f"DIFFERENT: {text!r} came back as {decoded!r}"
+    """Whether a text comes back from its ids as it was. With NFKC, some do not."""
+    return tok.tk.decode(tok.encode(text), skip_special_tokens=False) == text
 
 
 def measure_compression(tok, data_path):
-    """Print how much text a token holds, in the part that nothing was learned from, and what NFKC changes."""
+    """Print how much text a token holds, in the part that nothing was learned from, and what comes back."""
     counts = collections.Counter()
-    round_trips = collections.Counter()
-    changed_chars = collections.Counter()
+    changed = collections.Counter()  # characters that do not come back
     for text in filter(None, read_texts_from_jsonl(data_path, *split_file(data_path)[0])):
+        counts["texts"] += 1
         counts["chars"] += len(text)
         counts["bytes"] += len(text.encode("utf-8"))
         counts["tokens"] += len(tok.encode(text))
-        round_trips[check_round_trip(tok, text).split(":")[0]] += 1
-        changed_chars.update(c for c in text if tok.normalize(c) != c)
+        counts["same"] += check_round_trip(tok, text)
+        changed.update(c for c in text if tok.normalize(c) != c)
         if counts["chars"] > HELD_OUT:
             break
     tokens = max(1, counts["tokens"])
-    print(f"\n=== held out: {round_trips.total()} texts, {counts['chars']:,} characters ===")
-    print(f"{counts['chars'] / tokens:.2f} characters and {counts['bytes'] / tokens:.2f} bytes per token")
-    print("round trip:", ", ".join(f"{result} ({count})" for result, count in round_trips.most_common()))
-    if changed_chars:
-        common = " ".join(f"{c!r}->{tok.normalize(c)!r}" for c, _ in changed_chars.most_common(8))
-        share = changed_chars.total() / counts["chars"]
-        print(f"NFKC changes {share:.1%} of the characters, most often: {common}")
+    print(f"\n=== held out: {counts['texts']:,} texts, {counts['chars']:,} characters ===")
+    print(f"{counts['chars'] / tokens:.3f} characters and {counts['bytes'] / tokens:.2f} bytes per token")
+    print(f"{counts['same']:,} of {counts['texts']:,} texts come back exactly")
+    if changed:
+        common = " ".join(f"{c!r}->{tok.normalize(c)!r}" for c, _ in changed.most_common(8))
+        print(f"NFKC changes {changed.total() / counts['chars']:.1%} of the characters, most often: {common}")
 
 
 if __name__ == "__main__":

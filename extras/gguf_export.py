@@ -128,9 +128,12 @@ def sentencepiece_type(gguf, sp, i):
 def add_byte_level(gguf, writer, tok):
     """
     (pieces, types) for llama.cpp's "gpt2" tokenizer: merges of bytes, inside words that are cut in one of
-    the ways it knows. It normalizes nothing: full-width letters, which our NFKC folds, have other ids there.
+    the ways it knows. It normalizes nothing.
     """
     saved = json.loads(tok.files["tokenizer.json"])
+    if saved.get("normalizer"):
+        kind = saved["normalizer"]["type"]
+        print(f"warning: {tok.name} applies {kind}, llama.cpp does not: full-width forms differ there")
     steps = pre_tokenizer_steps(saved.get("pre_tokenizer"))
     if saved["model"]["type"] != "BPE" or steps not in PRE_TOKENIZERS:
         raise InputError(

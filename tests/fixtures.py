@@ -136,7 +136,7 @@ def write_rows(path, rows):
 
 
 def sentences(rng, count):
-    """Made-up Chinese: words of one to three characters of a hundred, and punctuation that NFKC changes."""
+    """Made-up Chinese: words of one to three characters of a hundred, and full-width punctuation."""
     letters = [chr(0x4E00 + 37 * i) for i in range(100)]
     words = ["".join(rng.choices(letters, k=rng.randint(1, 3))) for _ in range(60)]
     return ["".join(rng.choices(words, k=rng.randint(3, 9))) + rng.choice("。，！") for _ in range(count)]

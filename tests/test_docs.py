@@ -12,7 +12,8 @@ from configurator import parse_value
 from tests.fixtures import HERE
 
 PAIRS = (("README.md", "docs/README.zh.md"), ("docs/course.md", "docs/course.zh.md"))
-DOCS = [*PAIRS[0], *PAIRS[1], "docs/answers.md", "docs/CONTRIBUTING.md", "docs/experiments.md"]
+DOCS = [*PAIRS[0], *PAIRS[1], "docs/tutorial.zh.md", "docs/answers.md", "docs/CONTRIBUTING.md"]
+DOCS += ["docs/experiments.md"]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
 SHORTCUTS = {"toy": "train.py", "sums": "train.py", "hf": "extras/train_hf.py"}  # course.md defines them
@@ -64,6 +65,8 @@ def check_command(script, words):
 @pytest.mark.parametrize("name", DOCS)
 def test_the_commands_names_and_files_in_a_text_exist(name):
     text = text_of(name)
+    if name == "docs/tutorial.zh.md":  # the first column has the tutorial's names
+        text = re.sub(r"(?m)^\|[^|]*\|", "|", text)
     for script, words in commands_of(name):
         check_command(script, words)
     scripts = [path for path in files(".py") if path != "tests/test_docs.py"]
@@ -92,6 +95,13 @@ def test_both_languages_say_the_same(english, chinese):
     assert a == b
     a, b = (set(re.findall(r"(?a)(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", text)) for text in texts)
     assert {n for n in a ^ b if len(n) > 2} == set()  # small ones may be words
+
+
+def test_the_tutorials_reader_finds_every_option_of_train():
+    rows = re.findall(r"(?m)^\| `(\w+)` \| `(\S+)` \| (.+) \|$", text_of("docs/tutorial.zh.md"))
+    source = text_of("train.py").split("given = ")[0]
+    options = re.findall(r'(?m)^([a-z]\w*) = "?([^"#]+?)"?  # ', source)
+    assert [(name, default) for name, default, _ in rows] == options and len(options) > 30
 
 
 def test_the_answers_change_lines_of_the_code_and_no_old_word_is_left():
