@@ -453,12 +453,12 @@ class PretokDataset(torch.utils.data.Dataset):
         ids = self._read(self.ids, index)  # (B, T + 1)
         if ids.max() >= self.vocab_size:
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
-        x = ids[..., :-1].contiguous()
-        y = ids[..., 1:].contiguous()
-        if not self.masked:
-            return x, y
-        mask = self._read(self.masks, index)
-        return x, y.where(mask[..., 1:] == LEARNED, -1), (mask == BEGINS).cumsum(-1)[..., :-1]
+        item = [ids[..., :-1], ids[..., 1:]]
+        if self.masked:
+            mask = self._read(self.masks, index)
+            item[1] = np.where(mask[..., 1:] == LEARNED, item[1], -1)
+            item.append(np.cumsum(mask == BEGINS, axis=-1)[..., :-1])
+        return [torch.from_numpy(np.ascontiguousarray(numbers)) for numbers in item]
 
     def __getitems__(self, positions):
         """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
@@ -478,7 +478,7 @@ class PretokDataset(torch.utils.data.Dataset):
             shard = int(np.searchsorted(self.ends, i, side="right"))
             start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
             chunks.append(files[shard][start : start + self.max_seq_len + 1])
-        chunks = torch.from_numpy(np.stack(chunks).astype(np.int64))
+        chunks = np.stack(chunks).astype(np.int64)
         return chunks[0] if np.ndim(index) == 0 else chunks
 
     def order(self, epoch):
