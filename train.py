@@ -266,6 +266,8 @@ def estimate_loss():
     if "splits" in meta:  # nats per token -> bits per byte, which do not depend on the tokenizer
         val = meta["splits"]["val"]
         result["val_bpb"] = result["val_loss"] / math.log(2) * val["tokens"] / val["bytes"]
+    if "limit_bpb" in meta:  # of synthetic stories: what a perfect model would have, at most
+        result["limit_bpb"] = meta["limit_bpb"]
     return result
 
 

@@ -20,7 +20,10 @@ out = ""  # the picture; '' is loss.png beside the first log
 
 
 def draw(paths, out):
-    """The training loss of each step, pale, and the losses of both splits at each evaluation."""
+    """
+    The training loss of each step, pale, and the losses of both splits at each evaluation. Where the log
+    knows the limit of its stories (extras/synthetic_stories.py), a dotted line: what a perfect model has.
+    """
     plt = import_optional("matplotlib.pyplot", "a picture of the loss")
     plt.switch_backend("agg")  # no window
     fig, ax = plt.subplots(figsize=(7, 4))
@@ -31,10 +34,21 @@ def draw(paths, out):
         for key, style, alpha in (("loss", "-", 0.3), ("train_loss", "x", 1), ("val_loss", "o-", 1)):
             points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
             ax.plot(*zip(*points) or ((), ()), style, color=color, alpha=alpha, label=f"{name}: {key}")
+        limit = limit_in_nats(rows)
+        if limit is not None:
+            ax.axhline(limit, linestyle=":", color=color, label=f"{name}: limit, {limit:.2f}")
     ax.set(xlabel="step", ylabel="loss (nats per token)")
     ax.legend(fontsize=8)
     fig.savefig(out, dpi=120, bbox_inches="tight")
     plt.close(fig)
+
+
+def limit_in_nats(rows):
+    """The limit of the validation stories in nats per token, or None: in the ratio of the loss to val_bpb."""
+    for row in rows:
+        if row.get("limit_bpb") and row.get("val_bpb") and row.get("val_loss"):
+            return row["limit_bpb"] * row["val_loss"] / row["val_bpb"]
+    return None
 
 
 if __name__ == "__main__":
