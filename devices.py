@@ -98,7 +98,7 @@ def try_compile(model, choice: str, device: str, print0=print):
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
         return model
     if choice == "auto" and device.startswith("cpu") and not cpu_has_bf16():
-        print0("not compiling: it gains nothing on a CPU without bfloat16 arithmetic (--compile=true does it)")
+        print0("not compiling: on a CPU without bfloat16 arithmetic it gains nothing")
         return model
     error = compile_error(device)
     if error and choice == "true":

@@ -135,7 +135,7 @@ def check_hero(text):
 
 HERO = "\x01"
 CREATURE = "\x02"
-TOKEN = re.compile(rf"{WORD.pattern}[{HERO}{CREATURE}]?|[^\w\s]")
+TOKEN = re.compile(rf"{WORD.pattern}[{HERO}{CREATURE}]?|[^\w\s{HERO}{CREATURE}]")
 WIDTHS = ((2, 2), (1, 2), (2, 1), (1, 1), (0, 2), (2, 0), (0, 5), (5, 0))  # tokens before and after
 
 

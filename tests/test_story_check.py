@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -14,7 +15,7 @@ from extras.longest_copy import longest_copies
 from extras.story_check import SEXES, WORD, check_story, places_of_pronouns, unknown_words
 from extras.synthetic_stories import MARK, WORDS, cast, compose, expand, sum_of_bits, tell, tidy
 from model import Transformer, load_checkpoint
-from tests.fixtures import flags, read_rows, run
+from tests.fixtures import SMALL, flags, read_rows, run, run_here, write_rows
 from tinystories import read_json, write_json
 from tokenizer import Tokenizer
 
@@ -74,6 +75,25 @@ def test_the_bits_of_made_up_names_are_their_probability():
     expected = sum(40_000 * kept * 2 ** -bits[name] for name in likely)
     found = sum(counts[name] for name in likely)
     assert found > 80 and abs(found - expected) < 4 * expected**0.5
+
+
+class Fifth(random.Random):
+    """Always takes the fifth option."""
+
+    def choice(self, options):
+        return options[4]
+
+    def random(self):
+        return 0.5
+
+
+def test_the_bits_of_a_name_are_those_of_each_of_its_choices():
+    s = {"bits": []}
+    marked = synthetic_stories.made_up_name(s, Fifth())
+    lists = [getattr(synthetic_stories, name) for name in ("ONSETS", "VOWELS", "MIDDLES", "ENDINGS")]
+    assert MARK.sub("", marked) == "".join(options[4] for options in lists).capitalize() == "Cludam"
+    p = 0.9 * 4 / 6 * math.prod(options.count(options[4]) / len(options) for options in lists)
+    assert sum_of_bits(marked, s) == pytest.approx(-math.log2(p))
 
 
 def test_what_a_name_of_its_own_changes_shows_in_a_mark():
@@ -236,6 +256,11 @@ def test_words_of_the_grammar_are_words_and_others_are_none():
     assert unknown_words("The kitte was turquose.") == ["kitte", "turquose"]
 
 
+def test_what_a_model_writes_before_it_has_learned_anything_is_checked_too():
+    verdict = check_story("\x01 she\x02\x01 he\x00 \uf000 Tom's' 's A The\x01", ended=False)
+    assert verdict["ended"] is False and verdict["hero"] is True and verdict["creature"] is None
+
+
 # --------------------------------------------------------------------------------------------------------
 # copies, models, the command
 
@@ -264,6 +289,21 @@ def test_a_models_stories_are_checked_and_its_own_random_numbers_stay(trained):
     assert set(found) == {f"story_{name}" for name in story_check.TITLES}
     assert all(0 <= share <= 1 for share in found.values())
     assert model.training and torch.equal(state, torch.get_rng_state())
+
+
+def test_train_logs_the_check_and_the_picture_has_a_second_panel(data, tmp_path):
+    out = f"{tmp_path}/output"
+    options = [*SMALL, "--max_seq_len=32", "--max_iters=2", "--eval_interval=2", "--story_check"]
+    run_here("train.py", *options, f"--data_dir={data}", f"--out_dir={out}")
+    rows = [row for row in read_rows(f"{out}/log.jsonl") if "val_bpb" in row]
+    assert [row["step"] for row in rows] == [0, 2]
+    assert all({f"story_{name}" for name in story_check.TITLES} < row.keys() for row in rows)
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plot.draw([f"{out}/log.jsonl"], f"{tmp_path}/two.png")
+    write_rows(f"{tmp_path}/plain.jsonl", [{"step": 0, "val_loss": 7.0}, {"step": 2, "val_loss": 6.0}])
+    plot.draw([f"{tmp_path}/plain.jsonl"], f"{tmp_path}/one.png")
+    two, one = (plt.imread(f"{tmp_path}/{name}.png").shape for name in ("two", "one"))
+    assert two[0] > 1.5 * one[0]
 
 
 def test_the_command_prints_the_table_of_a_file_and_of_a_checkpoint(data, trained, tmp_path):
