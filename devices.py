@@ -96,10 +96,15 @@ def compile_error(device: str) -> str:
 
 def try_compile(model, choice: str, device: str, print0=print):
     """
-    torch.compile(model) for the choice 'true', and for 'auto' where that works (CUDA with Triton, a CPU with
-    a C++ compiler). Otherwise the model itself, and print0 says why. InputError where 'true' cannot be had.
+    torch.compile(model) for the choice 'true', and for 'auto' where that works and pays: on CUDA with Triton,
+    on a CPU with bfloat16 arithmetic and a C++ compiler. On a CPU without, products in float32 take nearly
+    all the time, and compiling gains nothing. Otherwise the model itself, and print0 says why. InputError
+    where 'true' cannot be had.
     """
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
+        return model
+    if choice == "auto" and device.startswith("cpu") and not cpu_has_bf16():
+        print0("not compiling: on a CPU without bfloat16 arithmetic it gains nothing")
         return model
     error = compile_error(device)
     if error and choice == "true":

@@ -80,7 +80,7 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     small=False
 else
     vocab=2048
-    size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=2 --batch_size=4 --gradient_accumulation_steps=1 --compile=false)
+    size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=2 --batch_size=4 --gradient_accumulation_steps=1)
     length=(--max_iters=2400 --warmup_iters=20 --eval_interval=600 --eval_iters=20 --log_interval=10)
     megabytes=20 # read less than once
     small=True
@@ -106,8 +106,9 @@ else
 fi
 
 # 5. Stories
-run python sample.py --checkpoint=$out/ckpt.pt --prompt="One day, Lily met a Shoggoth"
-run python sample.py --checkpoint=$out/ckpt.pt --prompt="Once upon a time" --num_samples=3
+run python sample.py --checkpoint=$out/ckpt.pt --prompt="One day, Lily met a Shoggoth" --max_new_tokens=400
+run python sample.py --checkpoint=$out/ckpt.pt --prompt="Once upon a time" --num_samples=3 --max_new_tokens=400
+[ "$mode" = tinystories ] || run python -m extras.story_check --checkpoint=$out/ckpt.pt --num_stories=64 --data_dir=$data
 
 # 6. The model as a page, which any browser opens
 run python -m extras.page --checkpoint=$out/ckpt.pt --out=$out/page.html

@@ -92,13 +92,15 @@ def download_from_hub(repo, name, folder):
 
 def synthesize():
     """write synthetic stories, for a machine with no network"""
-    from extras.synthetic_stories import write_shard
+    from extras.synthetic_stories import limit_bpb, write_shard
 
     write = functools.partial(write_shard, seed, num_bytes=int(megabytes * 1e6 / SHARDS))
     with new_stories() as folder, ProcessPoolExecutor(workers, initializer=exit_with_parent) as pool:
         shards = tqdm(pool.map(write, range(SHARDS)), "synthesize", SHARDS, unit="shard")
         for i, stories in enumerate(shards):
             write_json(f"{folder}/data{i:02}.json", stories)
+            if i == 0:  # what a perfect model would need at most, on the validation stories
+                write_json(f"{folder}/corpus.json", {"limit_bpb": round(limit_bpb(stories), 4)})
 
 
 @contextlib.contextmanager
@@ -236,7 +238,9 @@ def pretokenize(vocab_size=None):
         raise InputError(f"--vocab_size={vocab_size}, but {tok.name} has {tok.n_words} pieces")
     folder = shard_folder(vocab_size, "custom" if vocab_size else "llama2", data_dir)
     jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(story_files())]
-    write_shards(folder, jobs, process_shard, tok, tokenizer_path(), workers)
+    corpus = f"{data_dir}/{STORIES}/corpus.json"  # what is known of the stories; synthesize writes it
+    known = read_json(corpus) if os.path.exists(corpus) else {}
+    write_shards(folder, jobs, process_shard, tok, tokenizer_path(), workers, **known)
 
 
 def process_shard(job, tok, dtype):
@@ -453,12 +457,12 @@ class PretokDataset(torch.utils.data.Dataset):
         ids = self._read(self.ids, index)  # (B, T + 1)
         if ids.max() >= self.vocab_size:
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
-        x = ids[..., :-1].contiguous()
-        y = ids[..., 1:].contiguous()
-        if not self.masked:
-            return x, y
-        mask = self._read(self.masks, index)
-        return x, y.where(mask[..., 1:] == LEARNED, -1), (mask == BEGINS).cumsum(-1)[..., :-1]
+        item = [ids[..., :-1], ids[..., 1:]]
+        if self.masked:
+            mask = self._read(self.masks, index)
+            item[1] = np.where(mask[..., 1:] == LEARNED, item[1], -1)
+            item.append(np.cumsum(mask == BEGINS, axis=-1)[..., :-1])
+        return [torch.from_numpy(np.ascontiguousarray(numbers)) for numbers in item]
 
     def __getitems__(self, positions):
         """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
@@ -478,7 +482,7 @@ class PretokDataset(torch.utils.data.Dataset):
             shard = int(np.searchsorted(self.ends, i, side="right"))
             start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
             chunks.append(files[shard][start : start + self.max_seq_len + 1])
-        chunks = torch.from_numpy(np.stack(chunks).astype(np.int64))
+        chunks = np.stack(chunks).astype(np.int64)
         return chunks[0] if np.ndim(index) == 0 else chunks
 
     def order(self, epoch):

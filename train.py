@@ -61,6 +61,7 @@ log_interval = 1  # steps between two rows of the log
 save_interval = 500  # steps between two states of last.pt
 eval_iters = 100  # batches of each split that an evaluation averages over
 eval_only = False  # evaluate once and stop
+story_check = False  # evaluate synthetic stories, too: see extras/story_check.py
 always_save_checkpoint = False  # write ckpt.pt at every evaluation, not only at the best
 init_from = "scratch"  # scratch | resume | PATH: random weights, the run in out_dir, a checkpoint's weights
 # data
@@ -285,6 +286,8 @@ def estimate_loss():
     if "splits" in meta:  # nats per token -> bits per byte, which do not depend on the tokenizer
         val = meta["splits"]["val"]
         result["val_bpb"] = result["val_loss"] / math.log(2) * val["tokens"] / val["bytes"]
+    if "limit_bpb" in meta:  # of synthetic stories: what a perfect model would have, at most
+        result["limit_bpb"] = meta["limit_bpb"]
     return result
 
 
@@ -292,6 +295,10 @@ def evaluate():
     """Estimate the losses, log them, write a story, and keep the model if it is the best so far."""
     global best_val_loss
     losses = estimate_loss()
+    if story_check and tok:
+        from extras.story_check import check_model
+
+        losses |= check_model(raw_model, tok)
     log({"step": step, **losses})
     print0(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in losses.items()))
     if rank == 0 and tok:

@@ -13,15 +13,50 @@ together from syllables and seldom comes twice. Such names cannot be learned by 
 Brindlewump" again, a model must learn to look back and copy. That is what lets it continue the prompt "One
 day, Lily met a Shoggoth" about the Shoggoth, a word that is kept out of these stories.
 
+All that is random in a story is a choice whose probability is known. So we know, too, how well the stories
+can be predicted at best: see the limit, below.
+
 This is no substitute for TinyStories, which has far more plots, words and turns. A model trained on this
 learns these plots, reaches a very low loss, and can tell nothing else.
 """
 
+import math
 import random
 import re
 import sys
 
 from extras.story_plots import PLOTS
+
+# --------------------------------------------------------------------------------------------------------
+# The limit. A perfect model needs -log2 P bits for a story of probability P. A choice of probability p costs
+# -log2 p bits, and the bits of the choices that made a story add up to those of the story. Two things make
+# the sum a little too high, so it bounds P from below and the entropy from above: several choices may give
+# the same text, and names that were rejected leave their probability to the others (0.24 bits per name).
+#
+# Not every choice shows in the story: of "[a [big|small] tear|nothing]" both are made, and "nothing" hides
+# the first. So a choice leaves a mark after its text, a character that Unicode keeps for private use, and
+# those that are in the finished story count, each once. tell() removes the marks.
+
+FIRST_MARK = 0xF0000
+MARK = re.compile("[\U000f0000-\U000fffff]")
+
+
+def mark(p: float, s: dict) -> str:
+    """The mark of a choice of probability p in the story whose memory is `s`."""
+    s["bits"].append(-math.log2(p))
+    return chr(FIRST_MARK + len(s["bits"]) - 1)
+
+
+def choose(options: list[str], s: dict, rng: random.Random) -> str:
+    """One of the options, and its mark."""
+    option = rng.choice(options)
+    return option + mark(options.count(option) / len(options), s)
+
+
+def sum_of_bits(text: str, s: dict) -> float:
+    """The bits of the choices that show in a text which still has its marks."""
+    return sum(s["bits"][ord(m) - FIRST_MARK] for m in set(MARK.findall(text)))
+
 
 # --------------------------------------------------------------------------------------------------------
 # Made-up names: onset, vowel, middle, ending, as in Sh-o-gg-oth. What is listed twice comes twice as often.
@@ -50,14 +85,21 @@ UNWANTED = re.compile(
 )
 
 
-def made_up_name(rng: random.Random) -> str:
+def made_up_name(s: dict, rng: random.Random) -> str:
+    """A name and its marks. No name can be put together in two ways."""
     while True:
-        name = rng.choice(ONSETS) if rng.random() < 0.9 else ""
-        for _ in range(rng.choice((0, 1, 1, 1, 1, 2))):
-            name += rng.choice(VOWELS) + rng.choice(MIDDLES)
-        name += rng.choice(ENDINGS)
+        if rng.random() < 0.9:
+            marked = choose(ONSETS, s, rng) + mark(0.9, s)
+        else:
+            marked = mark(0.1, s)
+        middles = rng.choice((0, 1, 1, 1, 1, 2))
+        marked += mark(4 / 6 if middles == 1 else 1 / 6, s)
+        for _ in range(middles):
+            marked += choose(VOWELS, s, rng) + choose(MIDDLES, s, rng)
+        marked += choose(ENDINGS, s, rng)
+        name = MARK.sub("", marked)
         if 4 <= len(name) <= 12 and not UNWANTED.search(name):
-            return name.capitalize()
+            return name.capitalize() + "".join(MARK.findall(marked))
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -178,41 +220,50 @@ def expand(text: str, s: dict, rng: random.Random) -> str:
     the red kite that is found. {toy2} is another toy than {toy}; {He} is {he} with a capital.
     """
     while "[" in text:
-        text = re.sub(r"\[([^][]*)\]", lambda match: rng.choice(match[1].split("|")), text)
+        text = re.sub(r"\[([^][]*)\]", lambda match: choose(match[1].split("|"), s, rng), text)
 
     def fill(match: re.Match) -> str:
         slot = match[1][0].lower() + match[1][1:]
         if slot not in s:
             entries = WORDS[slot.rstrip("2")]
-            s[slot] = rng.choice(entries)
-            while s[slot] in s["taken"]:
-                s[slot] = rng.choice(entries)
-            s["taken"].add(s[slot])
+            entry = rng.choice(entries)
+            while entry in s["taken"]:
+                entry = rng.choice(entries)
+            free = [other for other in entries if other not in s["taken"]]
+            s[slot] = entry + mark(free.count(entry) / len(free), s)
+            s["taken"].add(entry)
         s[slot] = value = expand(s[slot], s, rng) if "{" in s[slot] or "[" in s[slot] else s[slot]
         return value if slot == match[1] else value[:1].upper() + value[1:]
 
     return re.sub(r"\{(\w+)\}", fill, text)
 
 
+KINS = ("mom", "dad", "grandma", "grandpa")
 PRONOUNS = {"boy": ("he", "him", "his"), "girl": ("she", "her", "her"), "it": ("it", "it", "its")}
 
 
 def cast(rng: random.Random) -> dict:
     """Who is in a story: {hero} {he} {his}, {his} {kin}, and a {kind} {c_he} {c_his}, spoken to as {call}."""
-    s = {
-        "boy": rng.choice(("boy", "girl")),
-        "kin": rng.choice(("mom", "dad", "grandma", "grandpa")),
-        "kind": made_up_name(rng),
-        "cname": made_up_name(rng),
-        "town": made_up_name(rng),
-        "taken": set(),
-    }
-    s["hero"] = rng.choice(GIRLS if s["boy"] == "girl" else BOYS)
-    s["he"], s["him"], s["his"] = PRONOUNS[s["boy"]]
-    s["c_he"], s["c_him"], s["c_his"] = PRONOUNS[rng.choice(("boy", "girl", "it"))]
-    s["named"], s["call"] = "", "{kind}"
+    s = {"bits": [], "taken": set()}
+    sex = rng.choice(("boy", "girl"))
+    sex_mark = mark(1 / 2, s)
+    s["boy"] = sex + sex_mark
+    s["kin"] = choose(KINS, s, rng)
+    s["kind"] = made_up_name(s, rng)
+    s["cname"] = made_up_name(s, rng)
+    s["town"] = made_up_name(s, rng)
+    s["hero"] = choose(GIRLS if sex == "girl" else BOYS, s, rng) + sex_mark
+    s["he"], s["him"], s["his"] = (word + sex_mark for word in PRONOUNS[sex])
+    pronouns = PRONOUNS[rng.choice(("boy", "girl", "it"))]
+    pronouns_mark = mark(1 / 3, s)
+    s["c_he"], s["c_him"], s["c_his"] = (word + pronouns_mark for word in pronouns)
     if rng.random() < 0.3:  # this creature has a name of its own, and says it when they meet or when asked
-        s["named"], s["call"], s["hello"] = rng.choice(("", " named {cname}")), "{cname}", "{hello_named}"
+        s["named"] = choose(("", " named {cname}"), s, rng) + mark(0.3, s)
+        s["call"] = "{cname}"
+        s["hello"] = "{hello_named}"
+    else:
+        s["named"] = mark(0.7, s)
+        s["call"] = "{kind}"
     return s
 
 
@@ -225,17 +276,26 @@ def tidy(text: str) -> str:
     return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni)", r"\1n ", " ".join(text.split()))
 
 
-def tell(rng: random.Random) -> dict:
+def compose(rng: random.Random) -> tuple[str, str, dict]:
+    """The template of a summary, a story that still has its marks, and the story's memory."""
     s = cast(rng)
     summary = rng.choice(list(PLOTS))
     plot = PLOTS[summary]
+    marks = mark(1 / len(PLOTS), s)
     s["trouble"] = plot.get("trouble", "")
     if "together" in plot:
         slots, *rows = phrases(plot["together"])
         s.update(zip(slots.split(": "), rng.choice(rows).split(": ")))
-    break_ = rng.choice(("\n\n", "\n\n", "\n", " "))  # like the real ones, some have no paragraphs
-    story = break_.join(tidy(paragraph) for paragraph in expand(plot["story"], s, rng).split("¶"))
+        marks += mark(1 / len(rows), s)
+    break_ = choose(("\n\n", "\n\n", "\n", " "), s, rng)  # like the real ones, some have no paragraphs
+    return summary, expand(plot["story"], s, rng).replace("¶", f"¶{break_}¶") + marks, s
 
+
+def tell(rng: random.Random) -> dict:
+    """A story in the format of TinyStories, and its "bits": a perfect model needs at most so many."""
+    summary, marked, s = compose(rng)
+    parts = MARK.sub("", marked).split("¶")  # paragraphs, and breaks, of which tidy() leaves nothing
+    story = "".join(tidy(part) or part for part in parts)
     long_words = list(dict.fromkeys(re.findall(r"\b[a-z]{6,}\b", story)))
     words = rng.sample(long_words, min(3, len(long_words)))  # about one story in 60,000 has two
     features = ["Dialogue"] * ('"' in story) + ["MoralValue"] * (" learned that " in story)
@@ -244,8 +304,9 @@ def tell(rng: random.Random) -> dict:
     return {
         "story": story,
         "instruction": {"prompt:": prompt, "words": words, "features": features},
-        "summary": tidy(expand(summary, s, rng)),
+        "summary": tidy(MARK.sub("", expand(summary, s, rng))),
         "source": "synthetic",
+        "bits": round(sum_of_bits(marked, s), 2),
     }
 
 
@@ -257,6 +318,11 @@ def write_shard(seed: int, index: int, num_bytes: int) -> list[dict]:
         stories.append(tell(rng))
         size += len(stories[-1]["story"].encode())
     return stories
+
+
+def limit_bpb(stories: list[dict]) -> float:
+    """The limit of some stories, in bits per byte of their text."""
+    return sum(s["bits"] for s in stories) / sum(len(s["story"].encode()) for s in stories)
 
 
 if __name__ == "__main__":

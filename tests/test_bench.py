@@ -18,7 +18,8 @@ from tests.fixtures import flags, run
 pytest_plugins = ["tests.fixtures"]
 
 WIDE = {"dim": 192, "n_layers": 3, "n_heads": 6, "n_kv_heads": 2, "vocab_size": 640, "max_seq_len": 64}
-LARGE_VOCABULARY = {"dim": 72, "n_layers": 1, "n_heads": 2, "vocab_size": 3000, "max_seq_len": 128}
+LARGE_VOCABULARY = {"dim": 72, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "vocab_size": 3000}
+LARGE_VOCABULARY |= {"max_seq_len": 128}
 ROWS = 4
 
 

@@ -40,7 +40,7 @@ def test_the_same_seed_tells_the_same_stories():
     one, two = (synthetic_stories.write_shard(7, 3, 20_000) for _ in range(2))
     assert one == two != synthetic_stories.write_shard(8, 3, 20_000)
     assert 20_000 <= sum(len(s["story"].encode()) for s in one) < 25_000
-    assert set(one[0]) == {"story", "instruction", "summary", "source"}
+    assert set(one[0]) == {"story", "instruction", "summary", "source", "bits"}
 
 
 def test_a_story_without_three_long_words_is_told_too():

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+import devices
 from devices import compile_error
 from extras import fast_decode
 from tests.fixtures import flags, run, small_model
@@ -78,3 +79,15 @@ def test_sampling_says_how_long_compiling_took_and_writes_the_same(compiler, tra
     eager, _ = run("sample.py", *options)
     compiled, error = run("sample.py", *options, "--compile=True", "--dtype=float32")
     assert compiled == eager and re.search(r"compiled in \d+\.\d s", error)
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_auto_compiles_on_a_cpu_where_bfloat16_is_in_hardware(has_bf16, monkeypatch):
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(devices, "compile_error", lambda device: "")
+    monkeypatch.setattr(torch, "compile", lambda model: "compiled")
+    said = []
+    assert devices.try_compile("eager", "auto", "cpu", said.append) == ("compiled" if has_bf16 else "eager")
+    assert bool(said) != has_bf16
+    assert devices.try_compile("eager", "true", "cpu") == "compiled"
+    assert devices.try_compile("eager", "auto", "cuda:0") == "compiled"

@@ -1,0 +1,184 @@
+"""
+A laboratory for scaling laws: how the loss follows from a model's size and its data, and a prediction.
+
+    pip install matplotlib
+    python -m extras.scaling                       about 20 minutes on 2 free cores
+    python -m extras.scaling --base_tokens=25000   the same in miniature
+
+Trains a grid, four sizes by four numbers of tokens, by train.py on synthetic stories, one run at a time.
+Fits to the validation losses (Hoffmann et al. 2022, arXiv:2203.15556, "Chinchilla")
+
+    L(N, D) = E + A / N^a + B / D^b      N: parameters in products; D: tokens trained on; L: nats per token
+
+writes down what it predicts for a run of four times the largest one's FLOPs, and only then does that run.
+Kaplan et al. 2020 (arXiv:2001.08361) found the power laws; nanoGPT's scaling notebook and nanochat's series
+of small models are such laboratories, too.
+
+Reads  the stories of --data_dir, or makes them: 20 MB, with a tokenizer of --vocab_size
+Writes output_scaling/dim32_100000/log.jsonl ..., results.json (the losses, the fit, the prediction, and what
+       came), scaling.png. Run again, it does only what is missing.
+
+Each run has a learning rate schedule of its own length: a loss in the middle of a longer run, with its higher
+learning rate, is no point of the curve. The sizes keep the number of layers, and the width grows.
+"""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from configurator import InputError, import_optional, override
+from tinystories import read_json, write_json
+
+data_dir = "data_scaling"  # the folder of the stories' folder
+out_dir = "output_scaling"  # for the runs and the results
+vocab_size = 1024  # of the tokenizer
+base_tokens = 100_000  # of the shortest runs; the others have two, four and eight times as many
+learning_rate = 7e-3  # of Muon, for all sizes
+threads = 0  # of each run; 0: torch's own number
+
+DIMS = (32, 48, 64, 96)  # widths; 4 layers
+LARGER_DIM = 128  # of the run that is predicted
+BATCH = (4, 256)  # sequences, tokens in each
+
+
+def num_params(dim):
+    """Parameters that a token is multiplied with: those of the blocks, and the table as output projection."""
+    hidden_dim = math.ceil(8 * dim / 3 / 32) * 32
+    return 4 * (4 * dim * dim + 3 * dim * hidden_dim) + vocab_size * dim
+
+
+def flops(dim, tokens):
+    """Of a run's forward and backward passes: 6 N D, without attention's products of positions."""
+    return 6 * num_params(dim) * tokens
+
+
+def loss_of(dim, tokens):
+    """A run's loss on 25 validation batches, the same for all; train.py makes it, if it has not been made."""
+    steps = max(20, round(tokens / math.prod(BATCH)))
+    folder = f"{out_dir}/dim{dim}_{tokens}"
+    if not os.path.exists(f"{folder}/loss.json"):
+        options = {
+            "out_dir": folder, "data_dir": data_dir, "vocab_size": vocab_size, "dim": dim, "n_layers": 4,
+            "n_heads": max(2, dim // 32), "n_kv_heads": max(2, dim // 32), "batch_size": BATCH[0],
+            "max_seq_len": BATCH[1], "gradient_accumulation_steps": 1, "max_iters": steps, "eval_iters": 25,
+            "eval_interval": steps, "save_interval": steps, "warmup_iters": 10, "optimizer": "muon",
+            "learning_rate": learning_rate, "schedule": "wsd", "compile": "false",
+        }  # fmt: skip
+        if os.path.exists(f"{folder}/last.pt"):
+            options = {"init_from": "resume", "out_dir": folder}
+        run("train.py", **options)
+        with open(f"{folder}/log.jsonl", encoding="utf-8") as f:
+            rows = [json.loads(line) for line in f]
+        write_json(f"{folder}/loss.json", [row["val_loss"] for row in rows if "val_loss" in row][-1:])
+    return read_json(f"{folder}/loss.json")[0]
+
+
+def run(script, command=None, **options):
+    """A script of the course, as one starts it; its own words go to a file beside the runs."""
+    words = [sys.executable, script, *([command] if command else [])]
+    words += [f"--{key}={value}" for key, value in options.items()]
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    os.makedirs(out_dir, exist_ok=True)
+    with open(f"{out_dir}/output.txt", "a", encoding="utf-8") as f:
+        if subprocess.run(words, env=environment, stdout=f, stderr=f).returncode:
+            raise InputError(f"{script} failed: {out_dir}/output.txt says why")
+
+
+def predict(law, N, D):
+    """L(N, D) of a law (E, A, a, B, b)."""
+    E, A, a, B, b = law
+    return E + A / N**a + B / D**b
+
+
+def fit(points):
+    """
+    The law (E, A, a, B, b) for [(N, D, loss)]. For given exponents the law is linear in E, A and B: so all
+    pairs of exponents in steps of 0.02 are tried, with least squares of the relative errors for the rest, and
+    the best of those with E, A, B >= 0 is taken.
+    """
+    N, D, loss = np.array(points, float).T
+    best = (math.inf, None)
+    for a, b in itertools.product(np.arange(0.04, 1.5, 0.02), repeat=2):
+        columns = np.stack([np.ones_like(N), (N / N[0]) ** -a, (D / D[0]) ** -b], axis=1)
+        solution = np.linalg.lstsq(columns / loss[:, None], np.ones_like(loss), rcond=None)[0]
+        error = (((columns @ solution) / loss - 1) ** 2).sum()
+        if error < best[0] and (solution >= 0).all():
+            E, A, B = solution
+            best = (error, [float(x) for x in (E, A * N[0] ** a, a, B * D[0] ** b, b)])
+    if best[1] is None:
+        raise InputError("no law fits: the losses do not fall with size and data")
+    return best[1]
+
+
+def envelope(points):
+    """Of [(FLOPs, loss)] those that no cheaper run beats, the cheapest first."""
+    best = []
+    for point in sorted(points):
+        if not best or point[1] < best[-1][1]:
+            best.append(point)
+    return best
+
+
+def draw(results, path):
+    """Loss against FLOPs: a line for each size, the envelope, the prediction and what came."""
+    plt = import_optional("matplotlib.pyplot", "a picture of the scaling law")
+    plt.switch_backend("agg")  # no window
+    fig, ax = plt.subplots(figsize=(7, 5))
+    runs = [(flops(dim, tokens), loss, dim) for dim, tokens, loss in results["runs"]]
+    for dim in DIMS:
+        mine = [(f, loss) for f, loss, d in runs if d == dim]
+        ax.plot(*zip(*mine), "o-", label=f"{num_params(dim):,} parameters")
+    ax.plot(*zip(*envelope([(f, loss) for f, loss, _ in runs])), "k--", label="envelope")
+    dim, tokens = results["larger"]
+    ax.plot(flops(dim, tokens), results["predicted"], "r_", markersize=20, label="predicted before the run")
+    if "measured" in results:
+        ax.plot(flops(dim, tokens), results["measured"], "r*", markersize=10, label="measured")
+    ax.set(xscale="log", yscale="log", xlabel="FLOPs", ylabel="validation loss (nats per token)")
+    ax.legend(fontsize=8)
+    fig.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(fig)
+
+
+def larger_run():
+    """(width, tokens) of a run with four times the FLOPs of the largest in the grid, to a whole step."""
+    tokens = 4 * num_params(DIMS[-1]) * 8 * base_tokens / num_params(LARGER_DIM)
+    step = math.prod(BATCH)
+    return LARGER_DIM, round(tokens / step) * step
+
+
+def main():
+    if base_tokens < 20 * math.prod(BATCH):
+        raise InputError(f"base_tokens is at least {20 * math.prod(BATCH):,}: 20 steps")
+    if not os.path.exists(f"{data_dir}/tok{vocab_size}/meta.json"):
+        if not os.path.exists(f"{data_dir}/TinyStories_all_data"):
+            run("tinystories.py", "synthesize", data_dir=data_dir)
+        run("tinystories.py", "pretokenize", data_dir=data_dir, vocab_size=vocab_size)
+    runs = []
+    for tokens, dim in itertools.product([base_tokens * 2**i for i in range(4)], DIMS):
+        runs.append((dim, tokens, loss_of(dim, tokens)))
+        print(f"{num_params(dim):9,} parameters, {tokens:9,} tokens: loss {runs[-1][2]:.4f}", flush=True)
+    law = fit([(num_params(dim), tokens, loss) for dim, tokens, loss in runs])
+    larger = larger_run()
+    predicted = predict(law, num_params(larger[0]), larger[1])
+    results = {"runs": runs, "law": law, "larger": larger, "predicted": predicted}
+    write_json(f"{out_dir}/results.json", results)
+    E, A, a, B, b = law
+    print(f"L(N, D) = {E:.3f} + {A:.4g} / N^{a:.2f} + {B:.4g} / D^{b:.2f}")
+    size = f"{num_params(larger[0]):,} parameters, {larger[1]:,} tokens"
+    print(f"predicted: {size}: loss {predicted:.4f}", flush=True)
+    draw(results, f"{out_dir}/scaling.png")
+    results["measured"] = loss_of(*larger)
+    write_json(f"{out_dir}/results.json", results)
+    draw(results, f"{out_dir}/scaling.png")
+    error = results["measured"] / predicted - 1
+    print(f"measured: {results['measured']:.4f}, {error:+.1%} from the prediction; {out_dir}/scaling.png")
+
+
+if __name__ == "__main__":
+    override(globals())
+    main()

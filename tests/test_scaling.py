@@ -1,0 +1,87 @@
+"""The laboratory for scaling laws: the fit, the prediction before the run, and a run by train.py."""
+
+import random
+
+import pytest
+
+from configurator import InputError
+from extras import scaling
+from model import ModelArgs, Transformer
+from tests.fixtures import read_rows
+from tinystories import read_json
+
+pytest_plugins = ["tests.fixtures"]
+
+LAW = (0.5, 40.0, 0.3, 300.0, 0.4)
+GRID = [(dim, tokens) for dim in scaling.DIMS for tokens in (100_000, 200_000, 400_000, 800_000)]
+
+
+def test_the_fit_finds_the_law_that_made_the_losses():
+    points = [(scaling.num_params(dim), tokens) for dim, tokens in GRID]
+    points = [(N, D, scaling.predict(LAW, N, D)) for N, D in points]
+    assert scaling.fit(points) == pytest.approx(LAW, rel=1e-6)
+
+
+def test_the_fit_predicts_within_one_percent_through_noise_of_half_a_percent():
+    rng = random.Random(0)
+    points = [(scaling.num_params(dim), tokens) for dim, tokens in GRID]
+    noisy = [(N, D, scaling.predict(LAW, N, D) * (1 + rng.gauss(0, 0.005))) for N, D in points]
+    want = scaling.predict(LAW, 600_000, 2_000_000)
+    assert scaling.predict(scaling.fit(noisy), 600_000, 2_000_000) == pytest.approx(want, rel=0.01)
+
+
+def test_losses_that_rise_with_data_fit_no_law():
+    with pytest.raises(InputError, match="no law fits"):
+        scaling.fit([(N, D, D / 1e5) for N in (1e5, 2e5, 4e5) for D in (1e5, 2e5, 4e5)])
+
+
+def test_parameters_are_counted_as_the_model_counts_them():
+    for dim in (*scaling.DIMS, scaling.LARGER_DIM):
+        args = ModelArgs(dim=dim, n_layers=4, n_heads=2, vocab_size=scaling.vocab_size, multiple_of=32)
+        matrices = [p for p in Transformer(args).parameters() if p.dim() == 2]
+        assert scaling.num_params(dim) == sum(p.numel() for p in matrices)
+
+
+def test_the_larger_run_has_four_times_the_flops_of_the_largest():
+    dim, tokens = scaling.larger_run()
+    largest = scaling.flops(scaling.DIMS[-1], 8 * scaling.base_tokens)
+    assert scaling.flops(dim, tokens) / largest == pytest.approx(4, rel=0.01)
+
+
+def test_the_envelope_is_what_no_cheaper_run_beats():
+    points = [(1, 5.0), (2, 6.0), (3, 4.0), (4, 4.5), (5, 3.0)]
+    assert scaling.envelope(points) == [(1, 5.0), (3, 4.0), (5, 3.0)]
+
+
+def test_the_prediction_is_written_before_the_larger_run_begins(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "out_dir", f"{tmp_path}")
+    monkeypatch.setattr(scaling, "data_dir", data)
+    monkeypatch.setattr(scaling, "vocab_size", 512)
+    written = []
+
+    def loss_of(dim, tokens):
+        if dim == scaling.LARGER_DIM:
+            written.append(read_json(f"{tmp_path}/results.json"))
+        return scaling.predict(LAW, scaling.num_params(dim), tokens)
+
+    monkeypatch.setattr(scaling, "loss_of", loss_of)
+    pytest.importorskip("matplotlib")
+    scaling.main()
+    assert len(written) == 1 and "measured" not in written[0]
+    results = read_json(f"{tmp_path}/results.json")
+    assert results["predicted"] == written[0]["predicted"] == pytest.approx(results["measured"])
+    assert "+0.0% from the prediction" in capsys.readouterr().out.replace("-0.0%", "+0.0%")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_a_point_is_the_validation_loss_of_a_run_of_train_py_that_is_made_once(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "out_dir", f"{tmp_path}")
+    monkeypatch.setattr(scaling, "data_dir", data)
+    monkeypatch.setattr(scaling, "vocab_size", 512)
+    monkeypatch.setattr(scaling, "BATCH", (2, 32))
+    monkeypatch.setattr(scaling, "threads", 1)
+    loss = scaling.loss_of(32, 64 * 30)
+    rows = read_rows(f"{tmp_path}/dim32_1920/log.jsonl")
+    assert rows[-1]["step"] == 30 and rows[-1]["val_loss"] == loss < rows[0]["val_loss"]
+    monkeypatch.setattr(scaling, "run", None)  # not called again
+    assert scaling.loss_of(32, 64 * 30) == loss
