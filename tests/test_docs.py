@@ -1,7 +1,10 @@
 """The texts: the files, commands, options and names of the code that they mention exist."""
 
 import argparse
+import contextlib
 import glob
+import importlib.util
+import io
 import os
 import re
 import shlex
@@ -13,7 +16,7 @@ from tests.fixtures import HERE
 
 PAIRS = (("README.md", "docs/README.zh.md"), ("docs/course.md", "docs/course.zh.md"))
 DOCS = [*PAIRS[0], *PAIRS[1], "docs/tutorial.zh.md", "docs/answers.md", "docs/CONTRIBUTING.md"]
-DOCS += ["docs/experiments.md"]
+DOCS += ["docs/experiments.md", "docs/recipes.md"]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
 SHORTCUTS = {"toy": "train.py", "sums": "train.py", "hf": "extras/train_hf.py"}  # course.md defines them
@@ -108,3 +111,35 @@ def test_the_answers_change_lines_of_the_code_and_no_old_word_is_left():
     code = "\n".join(map(text_of, files(".py")))
     assert all(line in code for line in re.findall(r"(?m)^-(.*)$", blocks_of("docs/answers.md", "diff")))
     assert "kno" + "b" not in "".join(map(text_of, files(".py", ".md", ".sh", ".toml"))).lower()
+
+
+@pytest.mark.parametrize("name", PAIRS[1])
+def test_python_in_the_course_prints_what_stands_after_it(name):
+    pairs = re.findall(r"(?ms)^```python\n(.*?)^```\n\n```\n(.*?)^```", text_of(name))
+    for code, printed in pairs:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(code, {})
+        assert out.getvalue() == printed
+    assert len(pairs) == 3
+
+
+def test_the_smallest_model_learns_and_writes(capsys):
+    spec = importlib.util.spec_from_file_location("minimal", os.path.join(HERE, "docs/minimal.py"))
+    minimal = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(minimal)
+    minimal.max_iters = 80
+    minimal.batch_size = 8
+    losses = minimal.main()
+    assert losses[0] > 3 and sum(losses[-5:]) / 5 < 1  # ln 31 = 3.4; how frequent each letter is: 2.8
+    stories = capsys.readouterr().out.splitlines()[-8:]
+    words = {word for story in stories for word in story.split()}
+    assert words >= {"has", "a", "likes", "the"}
+    assert len(text_of("docs/minimal.py").splitlines()) <= 130
+
+
+def test_the_texts_have_no_word_that_a_reader_must_translate_back():
+    old = r"\b(anew|whoever|in place of|Out:|behind (?!the waterfall)|(?:nats|bits|bytes|tokens) a )"
+    for name in ("README.md", "docs/course.md", "docs/answers.md", "docs/recipes.md", "docs/experiments.md"):
+        found = re.search(old, re.sub(FENCED, "", text_of(name)))
+        assert not found, (name, found)
