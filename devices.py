@@ -80,7 +80,7 @@ def autocast(device: str, dtype: str):
 
 
 def synchronize(device: str):
-    """Wait until the device has done what it was given; CUDA works while Python goes on."""
+    """Wait until the device has done what it was given; CUDA works while Python continues."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 

@@ -168,7 +168,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """
     SwiGLU (Shazeer 2020, arXiv:2002.05202): w2(silu(w1 x) * w3 x). (B, T, C) -> (B, T, C).
-    w1 is the gate, w3 goes up, w2 goes down (gate_proj, up_proj and down_proj in transformers).
+    w1 is the gate, w3 the up projection, w2 the down projection (gate_, up_ and down_proj in transformers).
     """
 
     def __init__(self, args: ModelArgs):
@@ -360,8 +360,8 @@ def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=Non
     if top_p and top_p < 1:
         surplus = probs.cumsum(dim=-1) - probs >= top_p  # the ones before it are enough
         probs = probs.masked_fill(surplus, 0.0)
-    # The same distribution as torch.multinomial, without its checks, which take longer: of waiting times with
-    # the rates probs, the shortest is the one of i with probability probs[i].
+    # The same distribution as torch.multinomial, without its checks, which take longer. Draw for each i an
+    # exponential waiting time with the rate probs[i]: the shortest is that of i with probability probs[i].
     waits = torch.empty_like(probs).exponential_(generator=generator) / probs
     return ids.gather(-1, waits.argmin(dim=-1, keepdim=True)).squeeze(1)  # (B,)
 

@@ -94,7 +94,7 @@ def decoder():
     seen = outputs_of(model, torch.zeros(4, T, dtype=torch.long), names)
     shape = {name: f"({', '.join(map(str, y.shape))})" for name, y in seen.items()}
     sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_modules()}
-    weights = {name: f"{size:,} weights" for name, size in sizes.items()}
+    weights = {name: f"{size:,} parameters" for name, size in sizes.items()}
     ax = d.sheet(500)
     d.say(ax, 115, 24, f"tokens (4, {T})", size=d.BIG)
     tied = "the same weights, transposed" if a.tie_embeddings else weights["output"]
@@ -171,19 +171,19 @@ def gqa():
             d.cell(ax, x - 9, 50, 18, 20, fc="fill", ec="blue")
             d.cell(ax, at - 9, 125, 18, 20, fc="orange", ec="orange")
         wk = Attention(ModelArgs(dim=C, n_heads=H, n_kv_heads=K)).wk.weight
-        d.say(ax, left + 100, 168, f"{2 * wk.numel():,} weights", "soft")
-        d.say(ax, left + 100, 190, f"{L * 2 * len(wk) * 4:,} bytes a token", "soft")
+        d.say(ax, left + 100, 168, f"{2 * wk.numel():,} parameters", "soft")
+        d.say(ax, left + 100, 190, f"{L * 2 * len(wk) * 4:,} bytes per token", "soft")
 
 
 def rope():
     """Three pairs of features, turned; and what becomes of the product of a query and a key."""
-    D, T = 32, 300
+    D, T = 32, 256
     cos, sin = precompute_freqs_cis(D, T, ModelArgs().rope_theta)
     for left, pair in ((0.005, 0), (0.19, 3), (0.37, 6)):
         ax = d.axes(255, (left, 0.06, 0.18, 0.72), xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
         ax.axis("off")
         rate = math.atan2(sin[1, pair], cos[1, pair])
-        d.say(ax, 0, 1.85, f"features {2 * pair} and {2 * pair + 1}:\n{rate:.3g} radian a token")
+        d.say(ax, 0, 1.85, f"features {2 * pair} and {2 * pair + 1}:\n{rate:.3g} radian per token")
         x = torch.zeros(1, 8, 1, D)
         x[..., 2 * pair] = 1  # the same features at 8 positions
         turned, _ = apply_rotary_emb(x, x, cos[:8], sin[:8])
@@ -198,7 +198,7 @@ def rope():
     ax.set_title("turned query \u00b7 turned key", size=d.SMALL, loc="center", pad=14)
     x = torch.ones(1, T, 1, D) / math.sqrt(D)
     x = apply_rotary_emb(x, x, cos, sin)[0][0, :, 0]
-    for at, color, marker, first in ((290, "soft", "-", 0), (60, "blue", "o", 0), (150, "orange", "x", 2)):
+    for at, color, marker, first in ((250, "soft", "-", 0), (60, "blue", "o", 0), (150, "orange", "x", 2)):
         products = (x[at - 60 : at + 1] @ x[at]).flip(0)  # with the keys 0, 1, ... 60 tokens before
         ax.plot(products, marker, color=color, markersize=5, markevery=(first, 4), label=f"query at {at}")
     ax.legend(loc="upper right", labelcolor="linecolor")
@@ -207,7 +207,7 @@ def rope():
 def loss():
     """The training loss of single steps, and the validation loss at each evaluation."""
     val, train = logged(log, "val_loss"), logged(log, "loss")
-    ax = d.chart("Loss of the quick start", "step", "loss (nats a token)")
+    ax = d.chart("Loss of the quick start", "step", "loss (nats per token)")
     ax.plot(*zip(*train), color="blue", linewidth=1.2)
     ax.plot(*zip(*val), "o", color="orange", markersize=6)
     d.say(ax, 0.62, 0.86, "line: training, one step", "blue", transform=ax.transAxes, ha="left")
@@ -215,7 +215,7 @@ def loss():
     for n, (step, value) in enumerate(val):
         text = f"{value:.2f}"
         if n in (0, len(val) - 1):
-            text += f": as unsure as among\n{math.exp(value):,.{0 if n == 0 else 1}f} equally likely pieces"
+            text += f": as unsure as among\n{math.exp(value):,.{0 if n == 0 else 1}f} equally likely tokens"
         at = {"dx": 12, "ha": "left"} if n == 0 else {"dy": 26, "dx": 10, "ha": "right"}
         d.beside(ax, step, value, text, "orange", **at)
     ax.set_ylim(0)
@@ -244,7 +244,7 @@ def cache():
     """What a token costs at each position of the context, measured."""
     runs, threads = 20, torch.get_num_threads()
     title = f"What a token costs: CPU, {threads} thread{'s' * (threads > 1)}, the best of {runs} runs"
-    ax = d.chart(title, "position in the text", "milliseconds a token")
+    ax = d.chart(title, "position in the text", "milliseconds per token")
     lines = (("with the KV cache", "blue", 0.97), ("without: all positions again", "orange", 0.6))
     for times, (name, color, part) in zip(seconds_a_token(checkpoint, runs), lines):
         times = [1000 * s for s in times]

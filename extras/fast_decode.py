@@ -17,8 +17,9 @@ from configurator import InputError, first_line
 from devices import compile_error
 from model import attend
 
-# To inductor, on a CPU: matrix products by its own kernels, those with one input as one; kernels called from
-# C++; no check at each token of whether the sizes and the weights are still the same.
+# Options for torch.compile (its compiler is inductor) on a CPU: use its own kernels for matrix products, and
+# one product for matrices that share an input; call the kernels from C++; do not check at each token whether
+# the sizes and the weights are still the same.
 CPU_OPTIONS = {
     "max_autotune_gemm": True,
     "max_autotune_gemm_backends": "CPP",

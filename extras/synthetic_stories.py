@@ -75,7 +75,7 @@ ENDINGS = """ab ack aff ak am an and ank ap ar arb ark arp ash at atch ax az eb 
     us is""".split()
 
 # No rude word by accident (rough patterns, so that few are spelled out), and not the word of the README's
-# prompt: that a model goes on about a word it has never seen is the test.
+# prompt: that a model continues with a word it has never seen is the test.
 UNWANTED = re.compile(
     """[fdcgkb][aeiouy]+c?k | pr.ck | f[ae]g | sh.t | [ck][uo]+n | n[ie]g | [ct]l?[iu]t |
     t.rd | ass | [ck]um | p[ie]s | p[eo]n | wh?o+r | sl.[tg] | tw.t | w.nk | b.[st] | r.p[eiy] | an[ua]s |

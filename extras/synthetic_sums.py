@@ -173,7 +173,7 @@ def first_turn(rng):
 
 
 def next_turn(rng, a):
-    """A question that goes on from the number a."""
+    """A question that continues from the number a."""
     while True:
         op = rng.choice("+-")
         b = rng.randint(0, LARGEST - a if op == "+" else a)
