@@ -4,8 +4,9 @@ An exam for the chat model of quickstart.sh chat: sums and differences that it h
     python -m extras.exam --checkpoint=output_chat_sft/ckpt.pt
 
 Asks all questions on the facts that extras/synthetic_sums.py keeps out of both corpora, each in one of the
-ways to ask, and once more as the second question of a conversation (再加五呢？). The answers are greedy:
-always the likeliest token. An answer is right if it is the one right sentence, character for character.
+ways to ask, and twice more as the second question of a conversation: going on from the first answer
+(再加五呢？), and having nothing to do with it. The answers are greedy: always the likeliest token. An answer
+is right if it is the one right sentence, character for character.
 Questions of the training are asked as well: what the model knows of those, it may know by heart.
 """
 
@@ -57,6 +58,11 @@ def follow_up(rng, a, op, b):
     return [*direct(rng, *first), (second, answer(a, op, b))]
 
 
+def another(rng, a, op, b):
+    """The same as a second question that has nothing to do with the first."""
+    return [*direct(rng, *rng.choice(LEARNED)), *direct(rng, a, op, b)]
+
+
 def as_messages(turns):
     """A chat whose last question waits for its answer."""
     messages = [{"role": "system", "content": system}] if system else []
@@ -92,7 +98,8 @@ def main():
     generator = TextGenerator(checkpoint, device=device)
     sample = random.Random(1).sample(LEARNED, len(EXAM))
     hold_exam(generator, "questions of the training", sample, direct)
-    follow_ups = hold_exam(generator, "exam, as a second question (再加五呢？)", EXAM, follow_up)
+    follow_ups = hold_exam(generator, "exam, going on from another answer (再加五呢？)", EXAM, follow_up)
+    follow_ups += hold_exam(generator, "exam, after another question", EXAM, another)
     papers = hold_exam(generator, "exam", EXAM, direct)
     wrong = [paper for paper in papers + follow_ups if paper[1] != paper[2]]
     for title, some in (("answers", random.Random(2).sample(papers, show)), ("wrong answers", wrong[:show])):

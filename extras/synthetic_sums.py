@@ -145,12 +145,11 @@ def chats(rng, count):
 
 
 def conversation(rng):
-    """[(question, answer), ...]: some end with the first answer, others go on from its result."""
+    """[(question, answer), ...]: half end after one answer; others go on from it, or ask anew."""
     turns = [first_turn(rng)]
-    while last_number(turns[-1][1]) in NUMBERS and rng.random() < 0.5:
-        turns.append(next_turn(rng, NUMBERS[last_number(turns[-1][1])]))
-    if rng.random() < 0.05:
-        turns.append(rng.choice(SMALL_TALK))
+    while rng.random() < 0.5:
+        number = NUMBERS.get(last_number(turns[-1][1]))
+        turns.append(first_turn(rng) if number is None or rng.random() < 0.4 else next_turn(rng, number))
     return turns
 
 

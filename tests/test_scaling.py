@@ -37,7 +37,7 @@ def test_losses_that_rise_with_data_fit_no_law():
 
 def test_parameters_are_counted_as_the_model_counts_them():
     for dim in (*scaling.DIMS, scaling.LARGER_DIM):
-        args = ModelArgs(dim=dim, n_layers=4, n_heads=2, vocab_size=scaling.vocab_size, multiple_of=32)
+        args = ModelArgs(dim=dim, n_layers=4, n_heads=2, n_kv_heads=2, vocab_size=scaling.vocab_size)
         matrices = [p for p in Transformer(args).parameters() if p.dim() == 2]
         assert scaling.num_params(dim) == sum(p.numel() for p in matrices)
 
