@@ -1,5 +1,5 @@
 """
-A language of a hundred sentences for the exercises of chapters 13 to 15 of course.md: sums of two digits, in Chinese.
+A language of a hundred sentences for chapters 13 to 15 of course.md: sums of two digits, in Chinese.
 
 Writes data_zh/text.jsonl in the shape of seq-monkey, and data_zh/belle.json in that of BELLE
 
