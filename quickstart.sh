@@ -64,7 +64,7 @@ if [ "$mode" = chat ]; then
         run python train.py --out_dir="$folder" "$@"
     }
     train $out --vocab_source=$data/seq_monkey --max_iters=300 --eval_interval=100 "${size[@]}" "${recipe[@]}"
-    train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=2400 --eval_interval=400 "${recipe[@]}"
+    train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=4800 --eval_interval=800 "${recipe[@]}"
     run python -m extras.exam --checkpoint=${out}_sft/ckpt.pt
     run python sample.py --checkpoint=${out}_sft/ckpt.pt --chat --temperature=0
     exit

@@ -12,7 +12,7 @@ for every word ever written; a vocabulary of characters would make the sequences
 (BPE; Sennrich et al. 2016, arXiv:1508.07909) lies between: it starts from characters, and merges the most
 frequent pair of neighbours until the vocabulary is full. What has no piece falls back to bytes, so every
 text has an encoding. Three tokens are special: BOS ("beginning of sequence") begins a text, EOS ends it, and
-PAD fills the rest of a row.
+PAD, where there is one, fills the rest of a row.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ The pictures of the course, drawn from what the code does, each for a light and 
 Reads  output/ckpt.pt and output/log.jsonl (a run of quickstart.sh), tokenizer_k/ (train_tokenizer.py)
 Writes docs/figures/NAME.svg and NAME.dark.svg, as wide as a README on GitHub
 
-    python docs/figures.py                     all: data decoder gqa rope loss lr cache head mask
+    python docs/figures.py                     all: data decoder gqa rope loss copying lr cache head mask
     python docs/figures.py --only=rope,loss    some
 
 What is missing is said in a line, and the other pictures are drawn. `cache` measures (a minute on a machine
@@ -32,7 +32,7 @@ from prepare_data import convert_message
 from tokenizer import Tokenizer
 
 checkpoint = "output/ckpt.pt"  # for data, decoder, lr, cache, head
-log = "output/log.jsonl"  # for loss, lr
+log = "output/log.jsonl"  # for loss, lr, copying; copying needs a run with --story_check
 tokenizer = "tokenizer_k"  # for mask: a folder with a chat template
 only = ""  # pictures to draw, with commas between them; '' is all
 out = "docs/figures"  # the folder to write
@@ -221,6 +221,23 @@ def loss():
     ax.set_ylim(0)
 
 
+def copying():
+    """What a run with --story_check counted at its evaluations: how many stories keep what they speak of."""
+    ax = d.chart("What the stories of the quick start keep", "step", "stories (%)")
+    for key, name, color, style in (
+        ("story_words", "every word is one", "soft", "-"),
+        ("story_ended", "ended by itself", "soft", "--"),
+        ("story_pronouns", "pronouns fit the hero", "orange", "--"),
+        ("story_hero", "hero keeps the name", "orange", "-"),
+        ("story_creature", "creature's word kept", "blue", "-"),
+        ("story_thing", "thing keeps its kind", "blue", "--"),
+    ):
+        steps, values = zip(*logged(log, key))
+        ax.plot(steps, [100 * value for value in values], style, color=color, label=name)
+    ax.set_ylim(-3, 103)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), labelcolor="linecolor")
+
+
 def lr():
     """train.py's get_lr for its schedules, at the run's options; and what the run has logged."""
     scope, points = from_train(), logged(log, "lr")
@@ -299,7 +316,7 @@ def mask():
 
 
 def main():
-    drawn = {f.__name__: f for f in (data, decoder, gqa, rope, loss, lr, cache, head, mask)}
+    drawn = {f.__name__: f for f in (data, decoder, gqa, rope, loss, copying, lr, cache, head, mask)}
     for name in only.split(",") if only else drawn:
         if name not in drawn:
             raise InputError(f"no picture {name!r}: there are {', '.join(drawn)}")

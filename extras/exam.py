@@ -4,7 +4,7 @@ An exam for the chat model of quickstart.sh chat: sums and differences that it h
     python -m extras.exam --checkpoint=output_chat_sft/ckpt.pt
 
 Asks all questions on the facts that extras/synthetic_sums.py keeps out of both corpora, each in one of the
-ways to ask, and twice more as the second question of a conversation: going on from the first answer
+ways to ask, and twice more as the second question of a conversation: continuing from the first answer
 (再加五呢？), and having nothing to do with it. The answers are greedy: always the likeliest token. An answer
 is right if it is the one right sentence, character for character.
 Questions of the training are asked as well: what the model knows of those, it may know by heart.
@@ -98,7 +98,7 @@ def main():
     generator = TextGenerator(checkpoint, device=device)
     sample = random.Random(1).sample(LEARNED, len(EXAM))
     hold_exam(generator, "questions of the training", sample, direct)
-    follow_ups = hold_exam(generator, "exam, going on from another answer (再加五呢？)", EXAM, follow_up)
+    follow_ups = hold_exam(generator, "exam, continuing from another answer (再加五呢？)", EXAM, follow_up)
     follow_ups += hold_exam(generator, "exam, after another question", EXAM, another)
     papers = hold_exam(generator, "exam", EXAM, direct)
     wrong = [paper for paper in papers + follow_ups if paper[1] != paper[2]]

@@ -58,7 +58,7 @@ const TEXT = {
     next_title: "You are the sampler",
     next_help: "What may come next. Move the options, or click a token to take it.",
     instead_help:
-      "What could have come in place of the selected token. Click one: the text goes on from there.",
+      "What could have come instead of the selected token. Click one: the text continues from there.",
     no_logits: "The model has not read anything here yet.",
     lost: "This token has left the model's context.",
     temperature: "temperature",

@@ -46,7 +46,7 @@ class SentencePiece extends Tokenizer {
     this.bytes = new Map(of_kind("b"));
     this.id_of = new Map(normal);
     this.unk_id = this.kinds.indexOf("u");
-    // No piece goes on into the next word: then words are encoded one by one, which is quicker.
+    // No piece continues into the next word: then words are encoded one by one, which is quicker.
     this.splits = !normal.some(([piece]) => /[^▁]▁/.test(piece));
   }
 

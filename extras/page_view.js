@@ -203,7 +203,7 @@ async function play() {
   }
 }
 
-// A token in place of what the model drew, or would have drawn, at position i.
+// A token instead of what the model drew, or would have drawn, at position i.
 async function take(id, i) {
   const instead = i < state.ids.length;
   state.selected = null;

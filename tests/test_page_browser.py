@@ -239,7 +239,7 @@ def test_a_bar_of_a_selected_token_takes_its_place_and_the_text_goes_on(story):
     i = len(before) - 3
     story.do(f"chips[{i}].node.click()")
     story.settle()
-    assert "in place of the selected token" in story.text("#next_help")
+    assert "instead of the selected token" in story.text("#next_help")
     bars = story.do("return Array.from(document.querySelectorAll('.bar'), (bar) => Number(bar.dataset.id))")
     assert story.do("return document.querySelector('.bar.chosen').dataset.id") == str(before[i])
     other = next(id for id in bars if id != before[i])

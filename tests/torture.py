@@ -71,7 +71,7 @@ def kill_at(moment, process, number, out, rng):
     old = log_inode(out)
 
     def has_come():
-        rows = log_lines(out) if log_inode(out) != old else []  # a run that begins writes its log anew
+        rows = log_lines(out) if log_inode(out) != old else []  # a run that begins writes a new log
         if moment == "save":
             return rows and half_saved(out)
         if moment == "evaluation":
