@@ -36,6 +36,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 
 import numpy as np
 import torch
@@ -212,9 +213,10 @@ def sample():
 
 
 def baseline_shard(job, tok, dtype):
-    """tinystories.process_shard without its word cache; runs in a process of the pool."""
-    tinystories.text_encoder = lambda tok, dtype: lambda text: np.array(tok.encode(text), dtype).tobytes()
-    return tinystories.process_shard(job, tok, dtype)
+    """tinystories.process_shard without its word cache."""
+    story_by_story = lambda tok, dtype: lambda text: np.array(tok.encode(text), dtype).tobytes()  # noqa: E731
+    with unittest.mock.patch.object(tinystories, "text_encoder", story_by_story):
+        return tinystories.process_shard(job, tok, dtype)
 
 
 def read_stories(folder):
@@ -226,7 +228,7 @@ def read_stories(folder):
         for words in (["synthesize", "--megabytes=8"], ["train_vocab", f"--vocab_size={vocab_size}"]):
             script = [sys.executable, tinystories.__file__, *words, f"--data_dir={folder}"]
             subprocess.run(script, check=True)
-    paths = glob.glob(os.path.join(glob.escape(at), "TinyStories_all_data", "*.json"))
+    paths = glob.glob(os.path.join(glob.escape(at), "TinyStories_all_data", "data*.json"))
     texts = [story for path in sorted(paths) for story in read_json(path)]
     return texts, os.path.join(at, f"tok{vocab_size}.model")
 
@@ -243,27 +245,33 @@ def tokenize():
             write_json(path, texts[i::cores])
             jobs.append({"name": f"data{i:02}", "path": path})
         megabytes = sum(os.path.getsize(job["path"]) for job in jobs) / 1e6
-        made = {}
-        contenders = {}
-        ways = {
-            "sentencepiece, 1 core": (baseline_shard, 1),
-            "pretokenize, 1 core": (tinystories.process_shard, 1),
-            f"pretokenize, {cores} cores": (tinystories.process_shard, cores),
+        made = {}  # the ids of each way
+
+        def here(name, work):
+            """On one core, in this process: encoding alone, which begins with an empty cache of words."""
+            tinystories.text_encoder.cache_clear()
+            made[name] = [np.frombuffer(work(job, tok, "uint16")[0], "<u2") for job in jobs]
+            return megabytes
+
+        def command(name):
+            """As pretokenize does it, with the start of its processes."""
+            target = os.path.join(folder, "shards")
+            shutil.rmtree(target, ignore_errors=True)
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                tinystories.write_shards(target, jobs, tinystories.process_shard, tok, tokenizer, cores)
+            made[name] = [np.fromfile(os.path.join(target, f"{job['name']}.bin"), "<u2") for job in jobs]
+            return megabytes
+
+        one, ours, all_cores = "sentencepiece, 1 core", "pretokenize, 1 core", f"pretokenize, {cores} cores"
+        contenders = {
+            one: functools.partial(here, one, baseline_shard),
+            ours: functools.partial(here, ours, tinystories.process_shard),
+            all_cores: functools.partial(command, all_cores),
         }
-        for name, (work, workers) in ways.items():
-
-            def run(name=name, work=work, workers=workers):
-                target = os.path.join(folder, name)
-                shutil.rmtree(target, ignore_errors=True)
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    tinystories.write_shards(target, jobs, work, tok, tokenizer, workers)
-                made[name] = [np.fromfile(os.path.join(target, f"{job['name']}.bin"), "<u2") for job in jobs]
-                return megabytes
-
+        for run in contenders.values():
             run()
-            contenders[name] = run
         rates = interleave(contenders)
-        base = made["sentencepiece, 1 core"]
+        base = made[one]
         same = {name: all(map(np.array_equal, ids, base)) for name, ids in made.items()}
         more = {name: {"same ids": same[name], "MB": round(megabytes, 1)} for name in made}
         return report("tokenize", "MB/s", rates, more)
