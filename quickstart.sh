@@ -3,7 +3,7 @@
 #
 #   bash quickstart.sh               synthetic stories (no network but the package index): about 10 minutes on 2 CPU cores
 #   bash quickstart.sh tinystories   the same with the real TinyStories
-#   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 13 minutes on 2 busy CPU cores
+#   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 7.5 minutes on 2 CPU cores
 #   bash quickstart.sh test          ruff and pytest
 #
 # Run again, it does only what is missing; a training that was interrupted resumes.
