@@ -85,8 +85,8 @@ class RMSNorm(nn.Module):
 def precompute_freqs_cis(head_dim: int, end: int, theta: float = 10000.0):
     """
     cos and sin of the angle by which RoPE rotates pair i at position t: t * theta^(-2i / D). Two tables of
-    (end, D / 2), float32. The first pair rotates by 1 radian per token, the last by theta^(2 / D) / theta: some
-    pairs tell close positions apart, others distant ones.
+    (end, D / 2), float32. The first pair rotates by 1 radian per token, the last by theta^(2 / D) / theta:
+    some pairs tell close positions apart, others distant ones.
     """
     frequencies = theta ** (-torch.arange(0, head_dim, 2).float() / head_dim)  # (D / 2)
     angles = torch.outer(torch.arange(end).float(), frequencies)  # (end, D / 2)

@@ -13,7 +13,8 @@ The program is plain JavaScript, to be read like the rest of the course: page_mo
 sampler), page_tokenizer.js, page_session.js (what the page asks the model), page_view.js, page_chips.js and
 page_panels.js (the page itself), page_text.js (its words in two languages). page.html is the frame for them.
 
-What the page shows comes from a model and from the person who types: page_view.js makes text of it, never markup.
+What the page shows comes from a model and from what a person types: page_view.js makes text of it, never
+markup.
 A Content-Security-Policy lets the browser run these scripts and no others, and forbids all network access.
 """
 

@@ -145,7 +145,7 @@ def chats(rng, count):
 
 
 def conversation(rng):
-    """[(question, answer), ...]: half end after one answer; others continue from it, or ask a new question."""
+    """[(question, answer), ...]: half end after one answer; others continue from it, or ask a new one."""
     turns = [first_turn(rng)]
     while rng.random() < 0.5:
         number = NUMBERS.get(last_number(turns[-1][1]))
