@@ -2,7 +2,7 @@
 The pictures of the course, drawn from what the code does, each for a light and a dark page.
 
 Reads  output/ckpt.pt and output/log.jsonl (a run of quickstart.sh), tokenizer_k/ (train_tokenizer.py)
-Writes docs/figures/NAME.svg and NAME.dark.svg, as wide as a README on GitHub
+Writes docs/figures/NAME.svg and NAME.dark.svg, as wide as a README on GitHub; chinese.py translates them
 
     python docs/figures.py                     all: data decoder gqa rope loss copying lr cache head mask
     python docs/figures.py --only=rope,loss    some
