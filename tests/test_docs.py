@@ -146,3 +146,16 @@ def test_the_texts_have_no_word_that_a_reader_must_translate_back():
     for name in ("README.md", "docs/course.md", "docs/answers.md", "docs/recipes.md", "docs/experiments.md"):
         found = re.search(old, re.sub(FENCED, "", text_of(name)))
         assert not found, (name, found)
+
+
+def test_the_chinese_pictures_are_those_of_today_in_chinese():
+    spec = importlib.util.spec_from_file_location("chinese", os.path.join(HERE, "docs/chinese.py"))
+    chinese = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chinese)
+    pictures = [path for path in glob.glob(os.path.join(HERE, "docs/figures/*.svg")) if ".zh." not in path]
+    for path in pictures:
+        name, _, rest = os.path.basename(path).partition(".")
+        translated = chinese.translate(text_of(f"docs/figures/{name}.{rest}"))
+        assert translated == text_of(f"docs/figures/{name}.zh.{rest}"), f"run docs/chinese.py: {name}"
+        assert re.search(r">[^<]*[\u4e00-\u9fff][^<]*</text>", translated), name
+    assert len(pictures) == 20
