@@ -81,8 +81,7 @@ def is_made_up(word):
 BEFORE_KIND = re.compile(
     r"\b(?:an?|the|other|poor|little|big|baby|bravest)\s(?:[a-z]+\s)?$", re.IGNORECASE
 )  # a Wump, the little Wump
-BEFORE_OWN_NAME = re.compile(r"(?:\bnamed|\bcalled|\bMy name is|\bI am)\s$")
-BEFORE_TOWN = re.compile(r"\btown of\s$")
+BEFORE_OWN_NAME = re.compile(r"\b(?:named|called)\s$")
 
 
 def mentions(text):
@@ -101,7 +100,6 @@ def check_names(text):
     names = {
         "kind": first_after(BEFORE_KIND, found),
         "own": first_after(BEFORE_OWN_NAME, [m for m in found if not BEFORE_KIND.search(m[1])]),
-        "town": first_after(BEFORE_TOWN, found),
     }
     names = {role: name for role, name in names.items() if name}
     kept = dict.fromkeys(names, True)

@@ -64,8 +64,9 @@ def sum_of_bits(text: str, s: dict) -> float:
 ONSETS = """b bl br ch cl cr d dr dw f fl fr g gl gr h j k kl kn kr l m n p pl pr qu r s sh shr sk sl sm sn sp
     spl spr squ st str sw t th thr tr tw v w wh y z zw b d g m p sh t z""".split()
 VOWELS = "a e i o u a e i o u a e i o u oo ee ai oa ou y ea".split()
-MIDDLES = """b bb bl br d dd dl dr ff g gg gl gr k ck kl l ll lb ld lf lm lt m mm mb mbl mp mpl n nn nd ndl
-    ndr ng ngl nk nt nz p pp pl r rr rb rd rg rl rm rn rt s ss sh sk sp st t tt th v w x z zz""".split()
+MIDDLES = """b bb bl br d dd ddl dl dr ff fr g gg ggl gl gr h j k ck kl l ll lb ld lf lm lt m mm mb mbl mp mpl
+    n nn nd ndl ndr ng ngl nk nt nz p pp ppl pl r rr rb rd rg rl rm rn rt s ss sh sk sp st t tt th v w x z zz
+    zzl""".split()
 ENDINGS = """ab ack aff ak am an and ank ap ar arb ark arp ash at atch ax az eb eck ed eeb eek eem een eep el
     elf elk elt em en ent er erd erk esh est et ib ick if ig ill im imp in ind ing ink int ip irp ish isk
     ist ix iz ob ock od og ol omp on onk oo oof ook oom oon oop op or orb ord ork orn orp osh oss ost ot
@@ -136,7 +137,6 @@ WORDS = {
     "bird": "robin sparrow crow pigeon blackbird duck goose parrot woodpecker swallow",
     "landmark": """mill well pond bridge church school fence barn library fountain bakery hedge garden station
         market farm statue swamp meadow orchard lighthouse""",
-    "job": "baker farmer teacher doctor painter gardener fisherman sailor tailor nurse carpenter",
     "place": """in the park/in the forest/near the pond/by the river/at the beach/in the garden/on the hill/
         under a big tree/behind the school/in the meadow/at the playground/near the old barn/by the lake/
         behind the house/in the woods/next to the library/under the old oak tree/near the train station/on
@@ -171,22 +171,10 @@ WORDS = {
     "looks": """The {kind} was {colour2} all over, with {feature}./The {kind} had {feature} and {feature2}./
         The {kind} was {colour2} and had {feature}./{hero} had never seen a {kind} before. {C_he} had
         {feature}[ and {feature2}|]./The {kind} was as {comparison}, and {c_he} had {feature}./""",
-    "hello": """"[Hello|Hi|Good morning]! [My name is|I am] {hero}," said {hero}. "I am a {kind}," said the
-        {kind} {happily}./"[Hello|Hi|Oh]," said {hero}. "[Who|What] are you?" "I am a {kind}," said the
-        {kind}./"[Hello|Hi|Good day]," said the {kind}. "[Hello|Hi], {kind}," said {hero}./{hero} waved, and
-        the {kind} waved [back|too].""",
-    "hello_named": """"[Hello|Hi]! [What is your name|Who are you]?" asked {hero}. "[My name is|I am]
-        {cname}," said the {kind}[.|. "And who are you?" "I am {hero}," said {hero}.|, "and I am a {kind}."]/
-        "[I am|My name is] {cname}," said the {kind} {happily}. "[Hello|Nice to meet you], {cname}," said
-        {hero}.""",
-    "aside": """/A {bug} flew past and landed on {hero}'s [nose|hand|hat]./Somewhere, a {bird} [began to
-        sing|sang a song]./The wind [blew|whispered] in the trees./The sun [came out|was warm]./A little
-        {forest2} watched them from behind a [bush|rock|tree].""",
     "spot": """under the bed/in the washing basket/behind the couch/in the bathtub/under the kitchen table/on
         the swing/in the garden shed/inside a big boot/behind the curtain/in the dog's bed""",
     "hideout": """under a pile of leaves/inside an old barrel/behind the {landmark}/up in an apple tree/in the
         tall grass/under a wheelbarrow/behind a stack of hay""",
-    "happily": "happily/softly/with a [big |]smile/and [laughed|nodded|smiled]/in a happy voice",
     "end": """From that day on, {hero} and the {kind} were [best|good|very good] friends./After that, {hero}
         and the {kind} [played together|went for a walk|ate {fruits} together|told each other stories] every
         [day|{weekday}]./Then {hero} waved goodbye and [ran|walked|skipped] home. {He} [never forgot the
@@ -251,18 +239,16 @@ def cast(rng: random.Random) -> dict:
     s["kin"] = choose(KINS, s, rng)
     s["kind"] = made_up_name(s, rng)
     s["cname"] = made_up_name(s, rng)
-    s["town"] = made_up_name(s, rng)
     s["hero"] = choose(GIRLS if sex == "girl" else BOYS, s, rng) + sex_mark
     s["he"], s["him"], s["his"] = (word + sex_mark for word in PRONOUNS[sex])
     pronouns = PRONOUNS[rng.choice(("boy", "girl", "it"))]
     pronouns_mark = mark(1 / 3, s)
     s["c_he"], s["c_him"], s["c_his"] = (word + pronouns_mark for word in pronouns)
-    if rng.random() < 0.3:  # this creature has a name of its own, and says it when they meet or when asked
-        s["named"] = choose(("", " named {cname}"), s, rng) + mark(0.3, s)
+    if rng.random() < 0.2:  # this creature has a name of its own, by which it is spoken to
+        s["named"] = " named {cname}" + mark(0.2, s)
         s["call"] = "{cname}"
-        s["hello"] = "{hello_named}"
     else:
-        s["named"] = mark(0.7, s)
+        s["named"] = mark(0.8, s)
         s["call"] = "{kind}"
     return s
 

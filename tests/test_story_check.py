@@ -31,7 +31,7 @@ def test_the_stories_of_a_seed_are_the_same_to_the_byte_for_ever():
     for s in synthetic_stories.write_shard(42, 0, 200_000):
         rows.append([s["story"], s["summary"], s["source"], s["instruction"]["words"]])
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    assert digest == "e54cec02f63b2cebb1227f58e3b510be664a8db161e6184f9d5b61c2f18bc3dd"
+    assert digest == "055c327ac1344bcb40dc3ae8d168838f4971ce38d520e1e5d7c2c23473ffa730"
 
 
 TEMPLATES = (
@@ -40,13 +40,13 @@ TEMPLATES = (
     "[[big|small] tear|nothing|nothing]",  # what is hidden costs nothing
     "{small} and {small2}, {small}",  # the second is another one
     "{weekday}[: {small}|]",
-    "{he} and {his} {kin}, {aside}",
+    "{he} and {his} {kin}, {looks}",
 )
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_probabilities_of_all_texts_of_a_template_add_up_to_one(template, monkeypatch):
-    monkeypatch.setitem(WORDS, "aside", ["{boy}", "[x|y] {weekday}"])
+    monkeypatch.setitem(WORDS, "looks", ["{boy}", "[x|y] {weekday}"])
     rng = random.Random(0)
     bits, counts = {}, Counter()
     for _ in range(5_000):
@@ -100,13 +100,13 @@ def test_the_bits_of_a_name_are_those_of_each_of_its_choices():
 def test_what_a_name_of_its_own_changes_shows_in_a_mark():
     plots = [plot["story"] for plot in synthetic_stories.PLOTS.values()]
     assert all("{named}" in way for way in WORDS["meet"])  # where the mark of this choice stands
-    assert all("{meet}" in plot for plot in plots if "{hello}" in plot or "{call}" in plot)
+    assert all("{meet}" in plot for plot in plots if "{call}" in plot)
 
 
 def test_synthesize_writes_the_limit_and_the_log_and_the_picture_show_it(data, trained, tmp_path):
     stories = read_json(f"{data}/TinyStories_all_data/data00.json")
     limit = sum(s["bits"] for s in stories) / sum(len(s["story"].encode()) for s in stories)
-    assert 0.11 < limit < 0.14
+    assert 0.13 < limit < 0.16
     assert read_json(f"{data}/tok512/meta.json")["limit_bpb"] == pytest.approx(limit, abs=1e-4)
     rows = [row for row in read_rows(f"{trained}/log.jsonl") if "val_bpb" in row]
     assert all(row["limit_bpb"] == pytest.approx(limit, abs=1e-4) for row in rows)
@@ -142,7 +142,7 @@ def verdicts(stories):
 @pytest.mark.parametrize("name", story_check.TITLES)
 def test_the_grammars_own_stories_have_the_property(name, verdicts):
     applies = [verdict[name] for verdict in verdicts if verdict[name] is not None]
-    assert len(applies) > 250
+    assert len(applies) > 200
     assert sum(applies) / len(applies) >= 0.995
 
 
