@@ -8,6 +8,7 @@ generate() that reads the whole text again for each token.
 import torch
 
 from devices import autocast, compile_error, find_dtype, try_compile
+from extras.causal_blocks import use_causal_blocks
 from extras.fast_decode import compile_decoding
 from extras.muon import configure_muon
 from model import Transformer
@@ -87,6 +88,8 @@ def training_ways(args, shape, device, dtype, compile, with_transformers):
             optimizers = configure_muon(model, *settings, choice)
         else:
             optimizers = [model.configure_optimizers(*settings)]
+        if device.startswith("cpu") and dtype == "bfloat16":
+            use_causal_blocks(model)
         return training_step(try_compile(model, choice, device), model, optimizers, dtype, shape, device)
 
     def theirs(choice):

@@ -7,7 +7,8 @@ import torch
 
 import devices
 from devices import compile_error
-from extras import fast_decode
+from extras import causal_blocks, fast_decode
+from model import attend
 from tests.fixtures import flags, run, small_model
 
 pytest_plugins = ["tests.fixtures"]
@@ -39,6 +40,36 @@ def test_compiled_training_has_the_losses_of_eager_training(compiler):
     want = losses_of(small_model(n_layers=1))
     assert want[-1] < want[0] - 0.5
     assert losses_of(small_model(n_layers=1), torch.compile) == pytest.approx(want, abs=1e-3)
+
+
+@pytest.mark.parametrize("positions", [32, 33])
+def test_attention_in_two_blocks_is_attention(positions, compiler, monkeypatch):
+    shapes = ((2, 4, positions, 8), (2, 2, positions, 8), (2, 2, positions, 8))
+    torch.manual_seed(0)
+    q, k, v, weights = (torch.randn(shape) for shape in (*shapes, shapes[0]))
+
+    def outcome(function):
+        inputs = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+        y = function(*inputs)
+        (y * weights).sum().backward()
+        return [y.detach(), *(tensor.grad for tensor in inputs)]
+
+    want = outcome(attend)
+    calls = []
+
+    def attend_and_count(*args):
+        calls.append(args)
+        return attend(*args)
+
+    monkeypatch.setattr(causal_blocks, "attend", attend_and_count)
+    got = outcome(torch.compile(causal_blocks.attend_in_blocks))
+    assert not calls  # it was the blocks that computed
+    for ours, theirs in zip(got, want):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    causal_blocks.attend_in_blocks(q, k, v)  # eager
+    mask = torch.ones(positions, positions, dtype=torch.bool)
+    torch.testing.assert_close(causal_blocks.attend_in_blocks(q, k, v, mask), attend(q, k, v, mask))
+    assert len(calls) == 2
 
 
 def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, monkeypatch):
