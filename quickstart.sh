@@ -76,16 +76,18 @@ if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     vocab=4096
     size=(--dim=288 --n_layers=8 --n_heads=8 --n_kv_heads=4 --batch_size=64 --gradient_accumulation_steps=2)
     length=(--max_iters=2500 --warmup_iters=100 --eval_interval=500 --log_interval=10) # 82 million tokens
+    learning_rate=7e-3
     megabytes=200 # of synthetic stories: they are read 1.5 times
     small=False
 else
     vocab=2048
-    size=(--dim=128 --n_layers=4 --n_heads=4 --n_kv_heads=2 --batch_size=4 --gradient_accumulation_steps=1)
-    length=(--max_iters=2400 --warmup_iters=20 --eval_interval=600 --eval_iters=20 --log_interval=10)
-    megabytes=20 # read less than once
+    size=(--dim=64 --n_layers=4 --n_heads=4 --n_kv_heads=4 --batch_size=8 --gradient_accumulation_steps=1)
+    length=(--max_iters=3000 --warmup_iters=20 --eval_interval=750 --eval_iters=20 --log_interval=10)
+    learning_rate=1.4e-2 # smaller models take larger steps
+    megabytes=25 # read less than once
     small=True
 fi
-recipe=(--optimizer=muon --learning_rate=7e-3 --schedule=wsd)
+recipe=(--optimizer=muon --learning_rate=$learning_rate --schedule=wsd)
 
 # 3. Stories, a tokenizer, ids
 if [ "$mode" = synthetic ]; then

@@ -81,11 +81,11 @@ PLOTS = {
     [looked at {c_his} feet|turned red|did not want to say]. But {hero} could see a {colour} {toy}. "That is
     my {toy}!" {he} said. "[I looked for it everywhere|I was so sad when it was gone]." ¶ "I am [so |]sorry,
     {hero}," said the {kind}. "[I have no toys of my own|It is so pretty, and I only wanted to hold it|Nobody
-    ever gave me a {toy}]." And {c_he} gave the {colour} {toy} back. ¶ [Now|So] {hero} thought about it. "[It
-    is okay|I forgive you], {call}," {he} said. "[But next time, please ask me|Do you want to play with it
-    together]?" They [took turns with|played with] the {colour} {toy} until [it was time for dinner|the sun
-    went down]. {end} [|{hero} learned that [it is better to ask than to take|it is good to tell the
-    truth].]""",
+    ever gave me a {toy}]." And {c_he} gave the {colour} {toy} back. ¶ [For a while|Then], {hero} thought
+    about it. "[It is okay|I forgive you], {call}," {he} said. "[But next time, please ask me.|Do you want to
+    play with it together?]" They [took turns with|played with] the {colour} {toy} until [it was time for
+    dinner|the sun went down]. {end} [|{hero} learned that [it is better to ask than to take|it is good to
+    tell the truth].]""",
     },
     "{hero} helps a {kind} who is afraid of {fear}.": {
         "trouble": "was [afraid|scared] of {fear}",
