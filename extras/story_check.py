@@ -13,7 +13,7 @@ Prints a table: for each property the share of the stories that have it, of thos
     hero keeps the name     no second name of a boy or a girl
     creature's word kept    the made-up word for the creature is the same, letter by letter, at each mention
     own name kept           and so is the name that it or a toy has
-    pronouns fit the hero   where a sentence of the grammar speaks of the hero: she for Lily, he for Tom
+    pronouns fit the hero   she for Lily, he for Tom; the creature is "it"
     thing keeps its kind    the food that is shared, the toy that was taken, the toy animal that was lost
     every word is one       no word that neither the grammar has, nor begins with a capital, as names do
 
@@ -23,10 +23,8 @@ in at least 99.5 % (tests/test_story_check.py).
 """
 
 import difflib
-import functools
 import glob
 import os
-import random
 import re
 import statistics
 
@@ -35,7 +33,7 @@ import torch
 from configurator import InputError, override
 from extras.longest_copy import longest_copies
 from extras.story_plots import PLOTS
-from extras.synthetic_stories import BOYS, GIRLS, KINS, MARK, PRONOUNS, WORDS, compose, tidy
+from extras.synthetic_stories import BOYS, GIRLS, KINS, PRONOUNS, WORDS
 from tinystories import STORIES, read_texts
 
 checkpoint = "output/ckpt.pt"  # whose stories
@@ -129,72 +127,16 @@ def check_hero(text):
 
 
 # --------------------------------------------------------------------------------------------------------
-# Pronouns. Between which words the grammar speaks of the hero is counted on stories with their marks.
-
-HERO = "\x01"
-CREATURE = "\x02"
-TOKEN = re.compile(rf"{WORD.pattern}[{HERO}{CREATURE}]?|[^\w\s{HERO}{CREATURE}]")
-WIDTHS = ((2, 2), (1, 2), (2, 1), (1, 1), (0, 2), (2, 0), (0, 5), (5, 0))  # tokens before and after
-
-
-def neighbours(tokens, i):
-    """The keys under which the place of token i is looked up: what stands around it, by WIDTHS."""
-    around = [generalize(token) for token in tokens[max(0, i - 5) : i + 6]]
-    middle = min(i, 5)
-    for before, after in WIDTHS:
-        yield before, *around[max(0, middle - before) : middle], "_", *around[middle + 1 : middle + 1 + after]
-
-
-def generalize(token):
-    """All heroes are one word here, and all made-up words are another."""
-    token = token.strip(HERO + CREATURE).removesuffix("'s")
-    if token in SEXES:
-        return "HERO"
-    return "NAME" if token[0].isalpha() and is_made_up(token) else token.lower()
-
-
-@functools.cache
-def places_of_pronouns(num_stories=2000):
-    """{what stands around a pronoun: {HERO} or {CREATURE}, or both, of whom it may speak}."""
-    places = {}
-    rng = random.Random("places of pronouns")
-    for _ in range(num_stories):
-        _, marked, s = compose(rng)
-        text = marked.replace(s["he"][-1], HERO).replace(s["c_he"][-1], CREATURE)
-        tokens = TOKEN.findall(tidy(MARK.sub("", text).replace("¶", " ")))
-        for i, token in enumerate(tokens):
-            if token[-1] in HERO + CREATURE and token[:-1].lower() in (*PRONOUN_SEXES, "it", "its"):
-                for key in neighbours(tokens, i):
-                    places.setdefault(key, set()).add(token[-1])
-    return places
-
-
-def who_is_meant(tokens, i):
-    """HERO or CREATURE, by the first of the places around token i where only one of them is; else None."""
-    known = [places_of_pronouns()[key] for key in neighbours(tokens, i) if key in places_of_pronouns()]
-    return next((min(meant) for meant in known if len(meant) == 1), None)
+# Pronouns, things, words, the end.
 
 
 def check_pronouns(text):
-    """
-    Whether she, he, girl, ... fit the hero's name where they speak of the hero; None: there is no hero. Where
-    hero or creature may be meant, the creature's sex is right, too.
-    """
-    tokens = TOKEN.findall(text)
-    hero = next((SEXES[t] for t in (token.removesuffix("'s") for token in tokens) if t in SEXES), None)
-    if hero is None:
-        return None
-    sexes = {HERO: set(), CREATURE: set(), None: set()}  # of the pronouns, by whom they must speak of
-    for i, token in enumerate(tokens):
-        if token.lower() in PRONOUN_SEXES:
-            sexes[who_is_meant(tokens, i)].add(PRONOUN_SEXES[token.lower()])
-    if sexes[CREATURE] and not sexes[None] <= sexes[CREATURE] | {hero}:
-        return False
-    return sexes[HERO] <= {hero}
+    """Whether each he, her, girl, ... fits the hero's name: creatures are "it". None: there is no hero."""
+    words = [word.removesuffix("'s") for word in WORD.findall(text)]
+    hero = next((SEXES[word] for word in words if word in SEXES), None)
+    sexes = {PRONOUN_SEXES[word.lower()] for word in words if word.lower() in PRONOUN_SEXES}
+    return sexes <= {hero} if hero else None
 
-
-# --------------------------------------------------------------------------------------------------------
-# Things, words, the end.
 
 THINGS = [  # what stands for a thing that is shared, taken or lost; all matches in a story are one word
     re.compile(rf"\b({'|'.join(WORDS['food'])})\b"),

@@ -19,7 +19,7 @@ PLOTS = {
         island/in a castle: castle/in the tallest treehouse: treehouse""",
         "story": """{meet} {looks} ¶ "[What is wrong|Why do you look so sad|Are you all right], {call}?"
     asked {hero}. "I [am lost|cannot find my way home]," said the {kind}. "I live {home}." [A tear ran down
-    {c_his} [face|cheek|nose].|] ¶ "[Do not worry|Do not cry|Cheer up]," said {hero}. "[I will help you|We
+    its [face|cheek|nose].|] ¶ "[Do not worry|Do not cry|Cheer up]," said {hero}. "[I will help you|We
     will look for it together]." They walked [past|around] the {landmark}. [They asked a {forest} for help.
     "[Go straight on|Turn left|Follow the path]," said the {forest}.|] ¶ [At last|Finally|Soon], they saw the
     {house}. "[That is it|There it is|That is my home]!" [shouted|cried] the {kind}. "Thank you, {hero}[. You
@@ -40,10 +40,10 @@ PLOTS = {
     "Everyone fears the {kind}, but {hero} finds out why it growls and helps.": {
         "trouble": "[looked very scary|had a very loud voice|growled all day|was all alone]",
         "together": """pain: cure/there is a thorn in my foot: pulled out the thorn/a bee stung me on the
-        nose: put a cool, wet leaf on {c_his} nose/I am cold: gave {c_him} a warm coat/my tail is stuck under
+        nose: put a cool, wet leaf on its nose/I am cold: gave it a warm coat/my tail is stuck under
         a rock: pushed the rock away/I have sand in my eyes: washed out the sand/my tooth hurts: pulled out
-        the bad tooth/a rope is tied around my leg: untied the rope/nobody plays with me: gave {c_him} a big
-        hug/I bumped my head: put a bandage on {c_his} head""",
+        the bad tooth/a rope is tied around my leg: untied the rope/nobody plays with me: gave it a big
+        hug/I bumped my head: put a bandage on its head""",
         "story": """{meet} {looks} [Everyone|Everybody] in the village was [afraid|scared] of the {kind}. ¶
     [But {hero} did not run away.|At first, {hero} wanted to run, but then {he} stopped.] "Why do you
     [roar|growl|shout], {call}?" {he} asked. "[I do not want to scare anyone|I do not mean to be loud]," said
@@ -56,14 +56,14 @@ PLOTS = {
     "{hero} teaches a {kind} to {skill}.": {
         "trouble": "[could not|wanted to learn to|did not know how to] {skill}",
         "together": """skill: fail: tip: success/whistle: only air came out: make your lips round and blow
-        softly: there was a clear, high sound/ride a bike: {c_he} fell into a bush: look ahead and keep
-        going: {c_he} rode all the way down the path/jump rope: the rope got stuck: jump when the rope
-        taps the ground: {c_he} jumped ten times in a row/catch a ball: the ball bounced off {c_his} nose:
-        keep your eyes on the ball: {c_he} caught it/count to ten: {c_he} got mixed up after six: count
-        slowly: {c_he} counted all the way to ten/tie a bow: there was only a big knot: make two loops
+        softly: there was a clear, high sound/ride a bike: it fell into a bush: look ahead and keep
+        going: it rode all the way down the path/jump rope: the rope got stuck: jump when the rope
+        taps the ground: it jumped ten times in a row/catch a ball: the ball bounced off its nose:
+        keep your eyes on the ball: it caught it/count to ten: it got mixed up after six: count
+        slowly: it counted all the way to ten/tie a bow: there was only a big knot: make two loops
         like rabbit ears: there was a perfect bow/fly a kite: the kite crashed into a hedge: run into the
         wind: the kite sailed up into the sky/draw a star: it looked like a potato: start at the top:
-        there was a beautiful star on the paper/sing: {c_he} croaked like a frog: take a deep breath: a
+        there was a beautiful star on the paper/sing: it croaked like a frog: take a deep breath: a
         sweet song filled the air/bake bread: the bread was as hard as a rock: wait until the dough is
         big: the bread was soft and golden/build a tower: the tower fell over: put the big blocks at the
         bottom: the tower was as tall as {hero}""",
@@ -76,12 +76,12 @@ PLOTS = {
     better when you practice|you should never give up|everyone can learn with a little help].]""",
     },
     "A {kind} has taken {hero}'s {toy}, and says sorry.": {
-        "trouble": "was hiding something behind {c_his} back",
+        "trouble": "was hiding something behind its back",
         "story": """{meet} {looks} ¶ "What do you have behind your back, {call}?" asked {hero}. The {kind}
-    [looked at {c_his} feet|turned red|did not want to say]. But {hero} could see a {colour} {toy}. "That is
+    [looked at its feet|turned red|did not want to say]. But {hero} could see a {colour} {toy}. "That is
     my {toy}!" {he} said. "[I looked for it everywhere|I was so sad when it was gone]." ¶ "I am [so |]sorry,
     {hero}," said the {kind}. "[I have no toys of my own|It is so pretty, and I only wanted to hold it|Nobody
-    ever gave me a {toy}]." And {c_he} gave the {colour} {toy} back. ¶ [For a while|Then], {hero} thought
+    ever gave me a {toy}]." And it gave the {colour} {toy} back. ¶ [For a while|Then], {hero} thought
     about it. "[It is okay|I forgive you], {call}," {he} said. "[But next time, please ask me.|Do you want to
     play with it together?]" They [took turns with|played with] the {colour} {toy} until [it was time for
     dinner|the sun went down]. {end} [|{hero} learned that [it is better to ask than to take|it is good to
@@ -89,21 +89,21 @@ PLOTS = {
     },
     "{hero} helps a {kind} who is afraid of {fear}.": {
         "trouble": "was [afraid|scared] of {fear}",
-        "together": """fear: event: cure/the dark: the sun went down: gave {c_him} a little lamp that looked
-        like a moon/thunder: the sky turned black and the thunder rumbled: held {c_his} hand and counted
-        after every flash/deep water: they came to a stream: showed {c_him} which stones to step on/loud
-        noises: a truck honked: covered {c_his} ears and hummed a song/spiders: a spider came down on a
-        thread: showed {c_him} how the spider made its web/high places: they came to a high bridge: walked
-        in front and told {c_him} to look at the sky/dogs: a big dog ran up to them: showed {c_him} how to
-        hold out a hand and let the dog sniff it/the wind: the wind howled in the trees: made {c_him} a
+        "together": """fear: event: cure/the dark: the sun went down: gave it a little lamp that looked
+        like a moon/thunder: the sky turned black and the thunder rumbled: held its hand and counted
+        after every flash/deep water: they came to a stream: showed it which stones to step on/loud
+        noises: a truck honked: covered its ears and hummed a song/spiders: a spider came down on a
+        thread: showed it how the spider made its web/high places: they came to a high bridge: walked
+        in front and told it to look at the sky/dogs: a big dog ran up to them: showed it how to
+        hold out a hand and let the dog sniff it/the wind: the wind howled in the trees: made it a
         paper windmill that spun around and around/the rain: big drops began to fall: held a large leaf over
-        {c_his} head""",
+        its head""",
         "story": """{meet} {looks} ¶ They [walked and talked|ran and played|walked and sang] [together
-    |]until {event}. The {kind} [jumped|began to shake|closed {c_his} eyes|hid behind {hero}]. "What is
+    |]until {event}. The {kind} [jumped|began to shake|closed its eyes|hid behind {hero}]. "What is
     wrong, {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "[I am scared of some
     things too|My {kin} is afraid of mice|Stay with me|I will help you|I have an idea]," said {hero}. Then
     {he} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more. "[I
-    did it|I feel brave now|I am a brave {kind}]!" {c_he} said. "[You are the bravest {kind} I know|I knew
+    did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew
     you could do it]," said {hero}. {end} [|{hero} learned that [everyone is afraid of something|friends make
     you brave].]""",
     },
@@ -116,7 +116,7 @@ PLOTS = {
     [{forest}|{bug}].] Soon it was [getting dark|late|starting to rain]. "[Please come out|You win|I give
     up], {call}!" {he} [shouted|called]. ¶ Then {hero} heard a [soft|funny|tiny] sound. It was a snore! There
     was the {kind}, fast asleep {hideout}. "[I found you|There you are], {call}!" said {hero}. The {kind}
-    [yawned|rubbed {c_his} eyes]. "[Did I win|Is the game over]?" {end} [|{hero} learned that [you should
+    [yawned|rubbed its eyes]. "[Did I win|Is the game over]?" {end} [|{hero} learned that [you should
     tell your friends where you are|a good friend keeps looking].]""",
     },
     "{hero} finds an egg, and a {kind} comes out of it.": {
@@ -124,9 +124,9 @@ PLOTS = {
     {hero}. One day, {he}] found a [big |]{colour} egg {place}. "[What is inside|Whose egg is this]?" {he}
     asked. {hero} [carried it home|took it home in {his} hat]. ¶ {He} [wrapped the egg in a {colour2}
     blanket|put the egg in a basket by the fire|sat next to the egg every day]. On {weekday}, the egg began
-    to [shake|wobble]. Crack! [Out came|There was] a baby {kind}! {C_he} had {feature}. "[Hello|Welcome],
+    to [shake|wobble]. Crack! [Out came|There was] a baby {kind}! It had {feature}. "[Hello|Welcome],
     little {kind}," said {hero}. {He} gave the {kind} some {fruits}. ¶ The {kind} [grew and grew|grew bigger
-    every day]. But [at night|when the moon came out], the {kind} cried. "[I think the {kind} misses {c_his}
+    every day]. But [at night|when the moon came out], the {kind} cried. "[I think the {kind} misses its
     mother|A {kind} should live with other {kind}s]," said {his} {kin}. {hero} was sad, but {he} [nodded|knew
     it was true]. ¶ [The next day|In the spring], they took the {kind} to the [hills|forest|sea]. A big
     {kind} was waiting there. "[Goodbye|I will miss you], {kind}," said {hero}. [Every {weekday2}, the {kind}
@@ -152,11 +152,11 @@ PLOTS = {
         locked in the barn, and the key was under the floor: went through a tiny hole and got the key/had
         dropped a {colour} {treasure} into a narrow hole: crawled down into the hole and brought it back""",
         "story": """[Once upon a time, there was|Once there was|In a green valley lived] a [little|tiny|very
-    small] {small} named {cname}. [{C_he} wanted to play with the big animals.|Every day, {cname} watched the
+    small] {small} named {cname}. [It wanted to play with the big animals.|Every day, {cname} watched the
     big animals play.] But the {large} said, "[You are too small|Go away], {cname}." {cname} [felt sad|went
     home and cried|sat alone under a leaf]. ¶ One {sky} [morning|day], {cname} heard a loud cry. The {large}
     {trap}. "[Help|Please help me]!" cried the {large}. The {large2} tried, but the {large2} was [much |]too
-    big. ¶ "[I can do it|Let me try]," said {cname}. {C_he} {rescue}. "[Hooray|Look at that]!" shouted the
+    big. ¶ "[I can do it|Let me try]," said {cname}. It {rescue}. "[Hooray|Look at that]!" shouted the
     {large2}. "Look, {cname} did it!" ¶ "[Thank you|I am sorry that I was mean], {cname}," said the {large}.
     [From then on, {cname} rode on the back of the {large}.|After that, {cname} played with the big animals
     every day.] [|{cname} learned that [even small friends can be a big help|you do not have to be big to be

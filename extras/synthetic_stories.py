@@ -169,8 +169,8 @@ WORDS = {
         nearby.|]/Once upon a time, there was a {size} {kind}{named} who
         {trouble}. One day, a {boy} named {hero} met the {kind} {place}.""",
     "looks": """The {kind} was {colour2} all over, with {feature}./The {kind} had {feature} and {feature2}./
-        The {kind} was {colour2} and had {feature}./{hero} had never seen a {kind} before. {C_he} had
-        {feature}[ and {feature2}|]./The {kind} was as {comparison}, and {c_he} had {feature}./""",
+        The {kind} was {colour2} and had {feature}./{hero} had never seen a {kind} before. It had
+        {feature}[ and {feature2}|]./The {kind} was as {comparison}, and it had {feature}./""",
     "spot": """under the bed/in the washing basket/behind the couch/in the bathtub/under the kitchen table/on
         the swing/in the garden shed/inside a big boot/behind the curtain/in the dog's bed""",
     "hideout": """under a pile of leaves/inside an old barrel/behind the {landmark}/up in an apple tree/in the
@@ -227,11 +227,11 @@ def expand(text: str, s: dict, rng: random.Random) -> str:
 
 
 KINS = ("mom", "dad", "grandma", "grandpa")
-PRONOUNS = {"boy": ("he", "him", "his"), "girl": ("she", "her", "her"), "it": ("it", "it", "its")}
+PRONOUNS = {"boy": ("he", "him", "his"), "girl": ("she", "her", "her")}  # of the hero; a creature is "it"
 
 
 def cast(rng: random.Random) -> dict:
-    """Who is in a story: {hero} {he} {his}, {his} {kin}, and a {kind} {c_he} {c_his}, spoken to as {call}."""
+    """Who is in a story: {hero} {he} {his}, {his} {kin}, and a {kind}, spoken to as {call}."""
     s = {"bits": [], "taken": set()}
     sex = rng.choice(("boy", "girl"))
     sex_mark = mark(1 / 2, s)
@@ -241,9 +241,6 @@ def cast(rng: random.Random) -> dict:
     s["cname"] = made_up_name(s, rng)
     s["hero"] = choose(GIRLS if sex == "girl" else BOYS, s, rng) + sex_mark
     s["he"], s["him"], s["his"] = (word + sex_mark for word in PRONOUNS[sex])
-    pronouns = PRONOUNS[rng.choice(("boy", "girl", "it"))]
-    pronouns_mark = mark(1 / 3, s)
-    s["c_he"], s["c_him"], s["c_his"] = (word + pronouns_mark for word in pronouns)
     if rng.random() < 0.2:  # this creature has a name of its own, by which it is spoken to
         s["named"] = " named {cname}" + mark(0.2, s)
         s["call"] = "{cname}"

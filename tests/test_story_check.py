@@ -12,7 +12,7 @@ import torch
 
 from extras import plot, story_check, synthetic_stories
 from extras.longest_copy import longest_copies
-from extras.story_check import SEXES, WORD, check_story, places_of_pronouns, unknown_words
+from extras.story_check import SEXES, WORD, check_story, unknown_words
 from extras.synthetic_stories import MARK, WORDS, cast, compose, expand, sum_of_bits, tell, tidy
 from model import Transformer, load_checkpoint
 from tests.fixtures import SMALL, flags, read_rows, run, run_here, write_rows
@@ -31,7 +31,7 @@ def test_the_stories_of_a_seed_are_the_same_to_the_byte_for_ever():
     for s in synthetic_stories.write_shard(42, 0, 200_000):
         rows.append([s["story"], s["summary"], s["source"], s["instruction"]["words"]])
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    assert digest == "d0c7dd351edf533f5591890c08966a2f324f3e198d6e108570a2156b373f1ed7"
+    assert digest == "624f1a8d09982628e1d2737105c102e46d33ac4c2e7c3b454b041930febc9fe2"
 
 
 TEMPLATES = (
@@ -242,14 +242,6 @@ def test_a_planted_fault_is_found(name, stories):
     found = [check_story(text)[name] is False for text in planted if text]
     assert len(found) > 150
     assert sum(found) / len(found) >= 0.95
-
-
-def test_the_places_of_pronouns_tell_hero_and_creature_apart():
-    places = places_of_pronouns()
-    assert places[(0, "_", "loved", "to")] == {story_check.HERO}  # "{He} loved to {hobby}."
-    assert places[(1, ".", "_", "had")] == {story_check.HERO, story_check.CREATURE}
-    assert places[(0, "_", "a", "paper")] == {story_check.CREATURE}  # "made {c_him} a paper windmill"
-    assert any(len(meant) == 2 for meant in places.values())
 
 
 def test_words_of_the_grammar_are_words_and_others_are_none():
