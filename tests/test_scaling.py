@@ -13,7 +13,7 @@ from tinystories import read_json
 pytest_plugins = ["tests.fixtures"]
 
 LAW = (0.5, 40.0, 0.3, 300.0, 0.4)
-GRID = [(dim, tokens) for dim in scaling.DIMS for tokens in (100_000, 200_000, 400_000, 800_000)]
+GRID = [(dim, tokens) for dim in scaling.DIMS for tokens in (500_000, 1_000_000, 2_000_000, 4_000_000)]
 
 
 def test_the_fit_finds_the_law_that_made_the_losses():
@@ -26,8 +26,16 @@ def test_the_fit_predicts_within_one_percent_through_noise_of_half_a_percent():
     rng = random.Random(0)
     points = [(scaling.num_params(dim), tokens) for dim, tokens in GRID]
     noisy = [(N, D, scaling.predict(LAW, N, D) * (1 + rng.gauss(0, 0.005))) for N, D in points]
-    want = scaling.predict(LAW, 600_000, 2_000_000)
-    assert scaling.predict(scaling.fit(noisy), 600_000, 2_000_000) == pytest.approx(want, rel=0.01)
+    want = scaling.predict(LAW, 1_000_000, 9_000_000)
+    assert scaling.predict(scaling.fit(noisy), 1_000_000, 9_000_000) == pytest.approx(want, rel=0.01)
+
+
+def test_the_best_split_of_a_budget_has_the_lowest_loss_of_all():
+    budget = 6 * 500_000 * 2_000_000
+    N, D = scaling.best_split(LAW, budget)
+    assert 6 * N * D == pytest.approx(budget)
+    losses = {n: scaling.predict(LAW, n, budget / 6 / n) for n in range(10_000, 2_000_000, 1_000)}
+    assert N == pytest.approx(min(losses, key=losses.get), rel=0.01)
 
 
 def test_losses_that_rise_with_data_fit_no_law():
