@@ -91,12 +91,12 @@ def decoder():
     a, T = model.args, model.args.max_seq_len
     names = ["tok_embeddings", "layers.0", "norm"]
     names += [f"layers.0.{name}" for name in ("attention.wq", "attention.wk", "feed_forward.w1")]
-    seen = outputs_of(model, torch.zeros(4, T, dtype=torch.long), names)
+    seen = outputs_of(model, torch.zeros(8, T, dtype=torch.long), names)
     shape = {name: f"({', '.join(map(str, y.shape))})" for name, y in seen.items()}
     sizes = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_modules()}
     weights = {name: f"{size:,} parameters" for name, size in sizes.items()}
     ax = d.sheet(500)
-    d.say(ax, 115, 24, f"tokens (4, {T})", size=d.BIG)
+    d.say(ax, 115, 24, f"tokens (8, {T})", size=d.BIG)
     tied = "the same weights, transposed" if a.tie_embeddings else weights["output"]
     for y, name, note, gives in (
         (76, "tok_embeddings", weights["tok_embeddings"], "tok_embeddings"),
@@ -288,8 +288,8 @@ def head():
                 d.cell(ax, left + unit * j, y, unit, unit, fc="blue", alpha=float(weights[i, j]), ec="none")
         d.cell(ax, left, y, unit * (i + 1), unit, fc="none", ec="line", linewidth=0.6)
         d.say(ax, x - 8, y + unit / 2, names[i + 1], ha="right")
-        d.cell(ax, x, y + 5, 120 * float(probs[i]), unit - 10, fc=fill, ec="none")
-        d.say(ax, x + 6 + 120 * float(probs[i]), y + unit / 2, f"{probs[i]:.1%}", color, ha="left")
+        d.cell(ax, x, y + 5, 90 * float(probs[i]), unit - 10, fc=fill, ec="none")
+        d.say(ax, x + 6 + 90 * float(probs[i]), y + unit / 2, f"{probs[i]:.1%}", color, ha="left")
     for i, j in copies:
         d.cell(ax, left + unit * j, top + unit * i, unit, unit, fc="none", ec="orange", linewidth=2)
     for n, text in enumerate((f"layers.{layer}, head {h}: a row for each", "position, and where it looks")):
