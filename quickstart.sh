@@ -86,6 +86,11 @@ else
     learning_rate=1.4e-2 # smaller models take larger steps
     megabytes=30 # read less than once
     small=True
+    if [ "$mode" = tinystories ]; then # they have more words, plots and turns: a larger model
+        size=(--dim=192 --n_layers=4 --n_heads=6 --n_kv_heads=6 --batch_size=16 --gradient_accumulation_steps=1)
+        length=(--max_iters=1000 --warmup_iters=20 --eval_interval=250 --eval_iters=20 --log_interval=10)
+        learning_rate=1e-2
+    fi
 fi
 recipe=(--optimizer=muon --learning_rate=$learning_rate --schedule=wsd)
 
