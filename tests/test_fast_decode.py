@@ -9,7 +9,7 @@ import devices
 from devices import compile_error
 from extras import causal_blocks, fast_decode
 from model import attend
-from tests.fixtures import flags, run, small_model
+from tests.fixtures import SMALL, flags, run, run_here, small_model
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -70,6 +70,15 @@ def test_attention_in_two_blocks_is_attention(positions, compiler, monkeypatch):
     mask = torch.ones(positions, positions, dtype=torch.bool)
     torch.testing.assert_close(causal_blocks.attend_in_blocks(q, k, v, mask), attend(q, k, v, mask))
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_training_in_bfloat16_on_a_cpu_attends_in_blocks(has_bf16, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
+    options = [*SMALL, f"--data_dir={data}", f"--out_dir={tmp_path}/out", "--max_iters=1", "--dtype=bfloat16"]
+    scope = run_here("train.py", *options)
+    functions = {layer.attention.attend for layer in scope["raw_model"].layers}
+    assert functions == {causal_blocks.attend_in_blocks if has_bf16 else attend}
 
 
 def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, monkeypatch):
