@@ -7,7 +7,7 @@ Writes output/page.html, which holds the model, its tokenizer and the program th
 
     python -m extras.page                                                   the quick start's model: 1.0 MB
     python -m extras.page --checkpoint=output_sft/ckpt.pt --out=chat.html   a chat
-    python -m extras.page --int8=True                                       1.6 MB
+    python -m extras.page --int8=True                                       0.6 MB
 
 The program is plain JavaScript, to be read like the rest of the course: page_model.js (the model and the
 sampler), page_tokenizer.js, page_session.js (what the page asks the model), page_view.js, page_chips.js and
