@@ -46,12 +46,12 @@ data_dir = "data"  # the folder of the stories' folder; by default the quick sta
 out_dir = "output_scaling"  # for the runs and the results
 vocab_size = 2048  # of the tokenizer
 base_tokens = 500_000  # of the shortest runs; the others have two, four and eight times as many
-learning_rate = 1.4e-2  # of Muon, for a width of 64; other sizes take this times 64 / width
+learning_rate = 1e-2  # of Muon, for a width of 64; another width takes it times sqrt(64 / width)
 threads = 0  # of each run; 0: torch's own number
 
 DIMS = (32, 48, 64, 96)  # widths; 4 layers
-LARGER_DIM = 128  # of the run that is predicted
-BATCH = (8, 256)  # sequences, tokens in each
+LARGER_DIM = 192  # of the run that is predicted
+BATCH = (4, 256)  # sequences, tokens in each
 
 
 def num_params(dim):
@@ -75,7 +75,7 @@ def loss_of(dim, tokens):
             "n_heads": dim // 16, "n_kv_heads": dim // 16, "batch_size": BATCH[0],
             "max_seq_len": BATCH[1], "gradient_accumulation_steps": 1, "max_iters": steps, "eval_iters": 25,
             "eval_interval": steps, "save_interval": steps, "warmup_iters": 10, "optimizer": "muon",
-            "learning_rate": learning_rate * 64 / dim, "schedule": "wsd",
+            "learning_rate": learning_rate * (64 / dim) ** 0.5, "schedule": "wsd",
         }  # fmt: skip
         if os.path.exists(f"{folder}/last.pt"):
             options = {"init_from": "resume", "out_dir": folder}
@@ -113,24 +113,35 @@ def best_split(law, budget):
     return N, budget / 6 / N
 
 
-def fit(points):
+def fit(points, limit=None):
     """
-    The law (E, A, a, B, b) for [(N, D, loss)]. For given exponents the law is linear in E, A and B: so all
-    pairs of exponents in steps of 0.02 are tried, with least squares of the relative errors for the rest, and
-    the best of those with E, A, B >= 0 is taken.
+    The law (E, A, a, B, b) for [(N, D, loss)]; E is `limit` where that is known. For given exponents the law
+    is linear in E, A and B: so all pairs of exponents in steps of 0.02 are tried, with least squares of the
+    relative errors for the rest, and the best of those with E, A, B >= 0 is taken.
     """
     N, D, loss = np.array(points, float).T
     best = (math.inf, None)
     for a, b in itertools.product(np.arange(0.04, 1.5, 0.02), repeat=2):
-        columns = np.stack([np.ones_like(N), (N / N[0]) ** -a, (D / D[0]) ** -b], axis=1)
-        solution = np.linalg.lstsq(columns / loss[:, None], np.ones_like(loss), rcond=None)[0]
-        error = (((columns @ solution) / loss - 1) ** 2).sum()
+        columns = np.stack([np.ones_like(N), (N / N[0]) ** -a, (D / D[0]) ** -b], axis=1) / loss[:, None]
+        if limit is None:
+            solution = np.linalg.lstsq(columns, np.ones_like(loss), rcond=None)[0]
+        else:
+            rest = np.linalg.lstsq(columns[:, 1:], 1 - limit / loss, rcond=None)[0]
+            solution = np.array([limit, *rest])
+        error = ((columns @ solution - 1) ** 2).sum()
         if error < best[0] and (solution >= 0).all():
             E, A, B = solution
             best = (error, [float(x) for x in (E, A * N[0] ** a, a, B * D[0] ** b, b)])
     if best[1] is None:
         raise InputError("no law fits: the losses do not fall with size and data")
     return best[1]
+
+
+def known_limit():
+    """The limit of synthetic stories in nats per token, from meta.json; None for other text."""
+    meta = read_json(f"{data_dir}/tok{vocab_size}/meta.json")
+    val = meta["splits"]["val"]
+    return meta["limit_bpb"] * math.log(2) * val["bytes"] / val["tokens"] if "limit_bpb" in meta else None
 
 
 def envelope(points):
@@ -180,7 +191,7 @@ def main():
     for tokens, dim in itertools.product([base_tokens * 2**i for i in range(4)], DIMS):
         runs.append((dim, tokens, loss_of(dim, tokens)))
         print(f"{num_params(dim):9,} parameters, {tokens:9,} tokens: loss {runs[-1][2]:.4f}", flush=True)
-    law = fit([(num_params(dim), tokens, loss) for dim, tokens, loss in runs])
+    law = fit([(num_params(dim), tokens, loss) for dim, tokens, loss in runs], known_limit())
     larger = larger_run()
     predicted = predict(law, num_params(larger[0]), larger[1])
     results = {"runs": runs, "law": law, "larger": larger, "predicted": predicted}

@@ -20,6 +20,8 @@ def test_the_fit_finds_the_law_that_made_the_losses():
     points = [(scaling.num_params(dim), tokens) for dim, tokens in GRID]
     points = [(N, D, scaling.predict(LAW, N, D)) for N, D in points]
     assert scaling.fit(points) == pytest.approx(LAW, rel=1e-6)
+    assert scaling.fit(points, limit=LAW[0]) == pytest.approx(LAW, rel=1e-6)
+    assert scaling.fit(points, limit=0.4)[0] == 0.4
 
 
 def test_the_fit_predicts_within_one_percent_through_noise_of_half_a_percent():
