@@ -1,5 +1,6 @@
 """The laboratory for scaling laws: the fit, the prediction before the run, and a run by train.py."""
 
+import math
 import random
 
 import pytest
@@ -67,12 +68,15 @@ def test_the_prediction_is_written_before_the_larger_run_begins(data, tmp_path, 
     monkeypatch.setattr(scaling, "out_dir", f"{tmp_path}")
     monkeypatch.setattr(scaling, "data_dir", data)
     monkeypatch.setattr(scaling, "vocab_size", 512)
+    limit = scaling.known_limit()
+    val = read_json(f"{data}/tok512/meta.json")["splits"]["val"]
+    assert limit / math.log(2) * val["tokens"] / val["bytes"] == pytest.approx(0.135, abs=0.01)
     written = []
 
     def loss_of(dim, tokens):
         if dim == scaling.LARGER_DIM:
             written.append(read_json(f"{tmp_path}/results.json"))
-        return scaling.predict(LAW, scaling.num_params(dim), tokens)
+        return scaling.predict((limit, *LAW[1:]), scaling.num_params(dim), tokens)
 
     monkeypatch.setattr(scaling, "loss_of", loss_of)
     pytest.importorskip("matplotlib")
