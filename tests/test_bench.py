@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from devices import autocast
+from devices import autocast, find_dtype
 from extras import bench, contenders, gpu_report
 from extras.fit import memory
 from model import ModelArgs, Transformer
@@ -146,7 +146,8 @@ def test_the_transformers_library_is_measured_at_the_same_shape():
     assert list(ways) == ["the tutorial's way", "train.py, adamw, eager", "train.py, muon, eager",
                           "transformers, adamw, eager"]  # fmt: skip
     assert ways["transformers, adamw, eager"]()() == 256  # tokens of a step
-    write = contenders.generating_ways(args, "cpu", "false", True)["transformers, float32"]()
+    ways = contenders.generating_ways(args, "cpu", "false", True)
+    write = ways[f"transformers, {find_dtype('bfloat16', 'cpu')}"]()
     assert write(torch.ones(2, 5, dtype=torch.long), 7).shape == (2, 12)
 
 
