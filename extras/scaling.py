@@ -168,6 +168,8 @@ def draw(results, path):
     if "measured" in results:
         ax.plot(flops(dim, tokens), results["measured"], "r*", markersize=10, label="measured")
     ax.set(xscale="log", yscale="log", xlabel="FLOPs", ylabel="validation loss (nats per token)")
+    ax.yaxis.set_minor_formatter("{x:.1f}")
+    ax.yaxis.set_major_formatter("{x:.1f}")
     ax.legend(fontsize=8)
     fig.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(fig)
