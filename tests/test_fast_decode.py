@@ -42,8 +42,8 @@ def test_compiled_training_has_the_losses_of_eager_training(compiler):
     assert losses_of(small_model(n_layers=1), torch.compile) == pytest.approx(want, abs=1e-3)
 
 
-@pytest.mark.parametrize("positions", [32, 33])
-def test_attention_in_two_blocks_is_attention(positions, compiler, monkeypatch):
+def test_attention_in_two_blocks_is_attention(compiler, monkeypatch):
+    positions = 33  # not two equal halves
     shapes = ((2, 4, positions, 8), (2, 2, positions, 8), (2, 2, positions, 8))
     torch.manual_seed(0)
     q, k, v, weights = (torch.randn(shape) for shape in (*shapes, shapes[0]))
