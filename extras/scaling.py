@@ -2,7 +2,7 @@
 A laboratory for scaling laws: how the loss follows from a model's size and its data, and a prediction.
 
     pip install matplotlib
-    python -m extras.scaling                       about 20 minutes on 2 cores
+    python -m extras.scaling                       50 minutes with one thread, beside other programs
     python -m extras.scaling --base_tokens=50000   the same in miniature
 
 Trains a grid, four sizes by four numbers of tokens, by train.py on stories, one run at a time.
