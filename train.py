@@ -485,4 +485,5 @@ if stop:
 else:
     print0(f"finished: {step} steps, best validation loss {best_val_loss:.4f}, {paths['ckpt.pt']}")
 if world_size > 1:
+    dist.barrier()  # a process that leaves while another still works may end with an abort
     dist.destroy_process_group()
