@@ -2,7 +2,7 @@
 A laboratory for scaling laws: how the loss follows from a model's size and its data, and a prediction.
 
     pip install matplotlib
-    python -m extras.scaling                        7 minutes on 2 cores
+    python -m extras.scaling     6 minutes on 2 cores
 
 Trains a grid, four sizes by four numbers of tokens, by train.py on stories, one run at a time.
 Fits to the validation losses (Hoffmann et al. 2022, arXiv:2203.15556, "Chinchilla")
