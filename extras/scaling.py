@@ -15,7 +15,7 @@ of small models are such laboratories, too.
 
 Reads  the stories of --data_dir, or makes them: 30 MB, with a tokenizer of --vocab_size
 Writes output_scaling/dim32_100000/log.jsonl ..., results.json (the losses, the fit, the prediction, and what
-       came), scaling.png. Run again, it does only what is missing.
+       came), scaling.png. Run again, it does only what is missing; other options need another --out_dir.
 
 Synthetic stories came out within 2.4 %, real ones within 0.4 %; mostly the size was extrapolated. The law
 fails for many more tokens, and with --base_tokens=500000, where some runs have learned to copy and others

@@ -6,7 +6,7 @@ import pytest
 
 from configurator import InputError
 from extras import scaling
-from model import ModelArgs, Transformer
+from model import ModelArgs, Transformer, load_checkpoint
 from tests.fixtures import read_rows
 from tinystories import read_json
 
@@ -98,8 +98,10 @@ def test_a_point_is_the_validation_loss_of_a_run_of_train_py_that_is_made_once(d
     monkeypatch.setattr(scaling, "vocab_size", 512)
     monkeypatch.setattr(scaling, "BATCH", (2, 32))
     monkeypatch.setattr(scaling, "threads", 1)
+    monkeypatch.setattr(scaling, "seed", 7)
     loss = scaling.loss_of(32, 64 * 30)
     rows = read_rows(f"{tmp_path}/dim32_1920/log.jsonl")
     assert rows[-1]["step"] == 30 and rows[-1]["val_loss"] == loss < rows[0]["val_loss"]
+    assert load_checkpoint(f"{tmp_path}/dim32_1920/last.pt")["config"]["seed"] == 7
     monkeypatch.setattr(scaling, "run", None)  # not called again
     assert scaling.loss_of(32, 64 * 30) == loss
