@@ -7,11 +7,11 @@ The options of a script are its lower-case module-level globals. After them stan
     given = override(globals())
 
 and from then on `--key=value` on the command line has replaced the global `key`. The type is that of the
-default, and the comment on its line is the help text. Words joined by " | " at the comment's beginning are
-the values that it takes; PATH among them stands for any file or folder that exists:
+default, and the comment on its line is the help text. What a comment has before its colon is checked: words
+joined by " | " (PATH among them stands for any file or folder that exists), or bounds.
 
-    dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products
     init_from = "scratch"  # scratch | resume | PATH: where the model comes from
+    dropout = 0.0  # at least 0, below 1: probability
 
 The idea is nanoGPT's configurator. That one runs the options with `exec`; here argparse reads them.
 """
@@ -20,10 +20,14 @@ import argparse
 import contextlib
 import functools
 import importlib
+import json
 import math
+import operator
 import os
 import re
 import sys
+
+BOUNDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
 class InputError(ValueError):
@@ -32,8 +36,7 @@ class InputError(ValueError):
 
 def options(scope):
     """The options of a script, {name: value}: the lower-case globals that are numbers, texts or bools."""
-    kinds = (bool, int, float, str)
-    return {k: v for k, v in scope.items() if k.islower() and k[0] != "_" and type(v) in kinds}
+    return {k: v for k, v in scope.items() if k.islower() and type(v) in (bool, int, float, str)}
 
 
 def override(scope, commands=()):
@@ -77,10 +80,15 @@ def parse_value(text, default, comment):
     """An option's text as a value of its default's type. ArgumentTypeError says what the option expects."""
     kind = type(default)
     if kind in (int, float):
+        bounds = re.match(r"(at least|above) [^:]*", comment)
+        bounds = bounds.group() if bounds else ""
         with contextlib.suppress(ValueError):
-            if math.isfinite(kind(text)):
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"expects a {'whole ' * (kind is int)}number, not {text!r}")
+            value = kind(text)
+            limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", bounds)
+            if math.isfinite(value) and all(BOUNDS[word](value, float(limit)) for word, limit in limits):
+                return value
+        expected = f"a {'whole ' * (kind is int)}number {bounds}".rstrip()
+        raise argparse.ArgumentTypeError(f"expects {expected}, not {text!r}")
     listed = re.match(r"\S+( \| \S+)+", comment)
     words = listed.group().rstrip(":,;").split(" | ") if listed else []
     if kind is bool:
@@ -93,14 +101,13 @@ def parse_value(text, default, comment):
     raise argparse.ArgumentTypeError(f"expects {' | '.join(words)}, not {text!r}")
 
 
-def print_input_error(kind, error, trace):
+def print_input_error(error_type, error, trace):
     """sys.excepthook of the scripts."""
-    if kind.__name__ == "OutOfMemoryError":  # torch's
-        error = "out of memory: a smaller --batch_size, with more --gradient_accumulation_steps, needs less"
-    elif not issubclass(kind, (InputError, KeyboardInterrupt)):
-        return sys.__excepthook__(kind, error, trace)
-    sentence = str(error).rpartition("InputError: ")[2].strip()  # a DataLoader's process adds its traceback
-    print(f"{os.path.basename(sys.argv[0])}: {sentence or 'interrupted'}", file=sys.stderr)
+    if error_type.__name__ == "OutOfMemoryError":  # torch's
+        error = "out of memory: a smaller batch needs less"
+    elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
+        return sys.__excepthook__(error_type, error, trace)
+    print(f"{os.path.basename(sys.argv[0])}: {str(error) or 'interrupted'}", file=sys.stderr)
 
 
 def first_line(error):
@@ -116,6 +123,12 @@ def import_optional(package, why):
     except ImportError:
         name = package.split(".")[0]
         raise InputError(f"{why} needs the package {name}: pip install {name}") from None
+
+
+def cpu_count():
+    """How many processors this process may use, but 16 at most: a pool's process may hold a GB."""
+    affinity = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))  # Linux has it
+    return min(16, len(affinity(0)))
 
 
 @contextlib.contextmanager
@@ -135,3 +148,21 @@ def atomic_write(path, mode="w"):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def read_json(path):
+    """The object in a .json file, {name: value}. InputError where there is none."""
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            value = json.load(f)
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"{path} is broken: {first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is broken: it holds no JSON object")
+    return value
+
+
+def write_json(path, value):
+    """Write a value as a .json file, completely or not at all."""
+    with atomic_write(path) as f:
+        json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)

@@ -9,6 +9,7 @@ import re
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from configurator import InputError, first_line
 
@@ -59,10 +60,10 @@ def peak_flops(device_name: str):
 
 def find_dtype(name: str, device: str) -> str:
     """The dtype asked for, or one in which this device is faster. All are right; they differ in speed."""
-    kind = device.split(":")[0]
-    if kind == "cuda" and name == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
+    device_type = device.split(":")[0]
+    if device_type == "cuda" and name == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
         return "float16"  # a T4 or V100 only emulates bfloat16
-    if kind == "cpu" and (name == "float16" or (name == "bfloat16" and not cpu_has_bf16())):
+    if device_type == "cpu" and (name == "float16" or (name == "bfloat16" and not cpu_has_bf16())):
         return "float32"
     return name
 
@@ -79,12 +80,6 @@ def autocast(device: str, dtype: str):
     return torch.autocast(device.split(":")[0], getattr(torch, dtype))
 
 
-def synchronize(device: str):
-    """Wait until the device has done what it was given; CUDA works while Python continues."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
 def compile_error(device: str) -> str:
     """Why torch.compile does not work here, found out with a tiny function; '' where it works."""
     try:
@@ -94,7 +89,7 @@ def compile_error(device: str) -> str:
     return ""
 
 
-def try_compile(model, choice: str, device: str, print0=print):
+def try_compile(model, choice: str, device: str):
     """
     torch.compile(model) for the choice 'true', and for 'auto' where that works and pays: on CUDA with Triton,
     on a CPU with bfloat16 arithmetic and a C++ compiler. On a CPU without, products in float32 take nearly
@@ -120,6 +115,7 @@ def init_distributed(device: str):
     (rank, world size, device) of this process. Started by torchrun it joins the others, by NCCL on GPUs, of
     which it takes its own, and by gloo on CPUs; otherwise it is 0 of 1.
     """
+    device = find_device(device)
     if "RANK" not in os.environ:
         return 0, 1, device
     if device == "cuda":
@@ -127,3 +123,9 @@ def init_distributed(device: str):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return dist.get_rank(), dist.get_world_size(), device
+
+
+def print0(text):
+    """Print a line, above the progress bar; of several processes only the first prints."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        tqdm.write(text)

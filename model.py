@@ -10,7 +10,7 @@ The model: a decoder-only transformer like LLaMA 2 (Touvron et al. 2023, arXiv:2
     S length of the KV cache   L layers
 
 x is the residual stream: each block reads it and adds to it. The norms stand inside the branches (pre-norm).
-Other than in GPT-2: RMSNorm instead of LayerNorm, rotary positions (RoPE) instead of learned ones,
+Unlike GPT-2: RMSNorm instead of LayerNorm, rotary positions (RoPE) instead of learned ones,
 grouped-query attention (GQA; in LLaMA 2 only the larger models have it), a gated feed-forward layer (SwiGLU),
 no biases. The output projection is the embedding table (in LLaMA 2 it is not). The names in the state dict
 are llama2.c's, so that its checkpoints load here and ours there.
@@ -44,10 +44,10 @@ class ModelArgs:
     tie_embeddings: bool = True  # the output projection is the embedding table
 
     def __post_init__(self):
-        for name in ("dim", "n_layers", "n_heads", "multiple_of", "vocab_size", "max_seq_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         self.n_kv_heads = self.n_kv_heads or self.n_heads
+        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size", "max_seq_len"):
+            if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= 1 << 24:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
         if self.dim % self.n_heads:
             raise ValueError(f"n_heads={self.n_heads} does not divide dim={self.dim}")
         if self.n_heads % self.n_kv_heads:
@@ -55,14 +55,7 @@ class ModelArgs:
         if self.dim // self.n_heads % 2:
             raise ValueError(f"dim / n_heads = {self.dim}/{self.n_heads} is odd: RoPE rotates pairs")
         if not self.hidden_dim:  # three matrices instead of two: 2/3 of 4 dim keeps the number of parameters
-            self.hidden_dim = math.ceil(8 * self.dim / 3 / self.multiple_of) * self.multiple_of
-
-
-# what llama2.c's ModelArgs has for what a checkpoint's model_args leave out
-LLAMA2C_DEFAULTS = {
-    "dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": None, "vocab_size": 32000, "multiple_of": 256,
-    "max_seq_len": 2048,
-}  # fmt: skip
+            self.hidden_dim = math.ceil(8 * self.dim // 3 / self.multiple_of) * self.multiple_of
 
 
 class RMSNorm(nn.Module):
@@ -109,16 +102,24 @@ def apply_rotary_emb(xq, xk, freqs_cos, freqs_sin):
     return rotate(xq), rotate(xk)
 
 
-def attend(q, k, v, mask=None, dropout=0.0):
+def attend(q, k, v, mask=None, dropout=0.0, grouped=None):
     """
     softmax(q k^T / sqrt(D)) v: each query is compared with the keys, and gets the mean of their values,
     weighted by the similarity. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask, (T, S) or
     (B, 1, T, S): True where a query may look. None: causal, at all positions up to its own; T = S.
+    grouped: whether the kernel takes K heads as they are (a third faster on a CPU; on CUDA not all do) or H.
     """
-    grouped = q.device.type == "cpu"  # a third faster there; on CUDA not all kernels know groups
+    D = q.shape[3]
+    if grouped is None:
+        grouped = q.device.type == "cpu"
     if not grouped:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))  # (B, H, S, D)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
+        if D % 8:  # CUDA's fast kernels want a multiple of 8: zeros change no product
+            q, k, v = (F.pad(x, (0, -D % 8)) for x in (q, k, v))
+    y = F.scaled_dot_product_attention(
+        q, k, v, mask, dropout, is_causal=mask is None, scale=D**-0.5, enable_gqa=grouped
+    )
+    return y[..., :D]
 
 
 class Attention(nn.Module):
@@ -199,6 +200,7 @@ class Transformer(nn.Module):
     def __init__(self, args: ModelArgs):
         super().__init__()
         self.args = args
+        self.num_pieces = args.vocab_size  # ids that generation may take: fewer, if the vocabulary is padded
         self.tok_embeddings = nn.Embedding(args.vocab_size, args.dim)
         self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
@@ -221,11 +223,10 @@ class Transformer(nn.Module):
     def from_checkpoint(cls, checkpoint, **changes):
         """The model of a checkpoint (see load_checkpoint); `changes`: other max_seq_len, dropout."""
         weights = {name.removeprefix("_orig_mod."): w for name, w in checkpoint["model"].items()}  # nanoGPT's
-        model_args = {**LLAMA2C_DEFAULTS, **checkpoint["model_args"], **changes}
-        if "tie_embeddings" not in model_args and "output.weight" in weights:
-            tied = torch.equal(weights["output.weight"], weights["tok_embeddings.weight"])
-            model_args["tie_embeddings"] = tied
-        model = cls(ModelArgs(**model_args))
+        weights.setdefault("output.weight", weights["tok_embeddings.weight"])
+        model_args = checkpoint["model_args"]
+        shape = infer_shape(weights, model_args.get("n_heads", 16))
+        model = cls(ModelArgs(**{**shape, **model_args, **changes}))
         model.load_state_dict(weights)
         return model
 
@@ -244,9 +245,9 @@ class Transformer(nn.Module):
 
     def hidden_states(self, tokens, cache=None, pos=None, documents=None):
         """
-        tokens (B, T) -> (B, T, C), normalised, for the output projection. They stand at the positions 0 to
+        tokens (B, T) -> (B, T, C), normalised, for the output projection. They are at the positions 0 to
         T - 1, and write their keys and values into the cache where one is given. With `pos` (1), T is 1: the
-        token stands at that position, and attends to what the cache holds up to there.
+        token is at that position, and attends to what the cache holds up to there.
         """
         mask = None
         if pos is None:
@@ -298,8 +299,9 @@ class Transformer(nn.Module):
     def make_cache(self, batch_size):
         """The KV cache: for each layer, keys and values of max_seq_len positions, (B, K, S, D) each."""
         weight = self.layers[0].attention.wk.weight
-        kind = weight.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        device_type = weight.device.type
+        autocast = torch.is_autocast_enabled(device_type)
+        dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
         a = self.args
         shape = (batch_size, a.n_kv_heads, a.max_seq_len, a.dim // a.n_heads)
         return [[torch.zeros(shape, dtype=dtype, device=weight.device) for _ in "kv"] for _ in self.layers]
@@ -331,7 +333,8 @@ class Transformer(nn.Module):
                 idx = idx[:, -(context + 1) // 2 :]
                 pos = None
             logits = self.decode_step(idx if pos is None else new[:, None], cache, pos)  # (B, V)
-            pos = torch.tensor([idx.shape[1]], device=idx.device)  # where the new token will stand
+            logits = logits[:, : self.num_pieces]
+            pos = torch.full((1,), idx.shape[1], device=idx.device)  # of the new token
             new = torch.where(stopped, new, sample_next_token(logits, temperature, top_k, top_p, generator))
             stopped = stopped | torch.isin(new, stops)
             yield new
@@ -353,7 +356,8 @@ def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=Non
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits.float() / temperature
+    logits = logits.float()
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / max(temperature, 1e-8)  # no overflow
     k = min(top_k or logits.shape[-1], logits.shape[-1])
     logits, ids = logits.topk(k, dim=-1)  # (B, k), the likeliest first
     probs = logits.softmax(dim=-1)
@@ -372,10 +376,29 @@ def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=Non
 
 def load_checkpoint(path, mmap=False):
     """
-    A .pt file as a dict of tensors and plain types, on the CPU; nothing in it can run (weights_only). It has
-    "model", the state dict, and "model_args"; llama2.c's checkpoints have the same. mmap: read on demand.
+    A .pt file as a dict of tensors and plain types, on the CPU; weights_only lets nothing in it run (torch 2.6
+    and later). It has "model", the state dict, and "model_args"; llama2.c's checkpoints have the same. A plain
+    state dict of these names, as happy-llm saves it, gets both. mmap: read on demand.
     """
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    if "tok_embeddings.weight" in checkpoint:
+        checkpoint = {"model": checkpoint, "model_args": {}}
+    return checkpoint
+
+
+def infer_shape(weights, n_heads=16):
+    """The args of a model that its weights tell. Only the number of heads is not in them; happy-llm has 16."""
+    table = weights["tok_embeddings.weight"]
+    layer = {name[9:]: w for name, w in weights.items() if name.startswith("layers.0.")}
+    return {
+        "vocab_size": table.shape[0],
+        "dim": table.shape[1],
+        "n_layers": sum(name.endswith("ffn_norm.weight") for name in weights),
+        "hidden_dim": layer["feed_forward.w1.weight"].shape[0],
+        "n_heads": n_heads,
+        "n_kv_heads": n_heads * len(layer["attention.wk.weight"]) // len(layer["attention.wq.weight"]),
+        "tie_embeddings": torch.equal(weights.get("output.weight", table), table),
+    }
 
 
 def model_args_dict(args):

@@ -23,7 +23,6 @@ seq-monkey: Mobvoi's corpus of web pages, encyclopedias, books. BELLE: Ji et al.
 """
 
 import bz2
-import collections
 import functools
 import itertools
 import json
@@ -36,20 +35,23 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, import_optional, override
-from tinystories import BEGINS, download_from_hub, encode_documents, write_shards
+from configurator import InputError, atomic_write, cpu_count, import_optional, override
+from reader import get_text, read_values
+from tinystories import CHAT_START, download_from_hub, encode_documents, write_shards
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
 input_path = ""  # what to read; if empty, the file named above
+encoding = "utf-8"  # pretrain, sft: of what is read: utf-8, gb18030, utf-16, ...
+text_key = "text"  # pretrain: the field that holds the text
 output_path = ""  # what to write; if empty, the file or folder named above
-lines = 0  # pretrain, sft: take this many lines and stop; 0: all
+lines = 0  # at least 0: pretrain, sft: take this many lines and stop; 0: all
 tokenizer = "tokenizer_k"  # pretokenize, pretokenize_sft: the folder of the tokenizer
-max_seq_len = 512  # pretokenize_sft: tokens of a row; a row is one training sequence
-show = 0  # pretokenize_sft: first print this many conversations, token by token, with what is learned
-workers = os.cpu_count() or 1  # pretokenize, pretokenize_sft: processes
-num_texts = 6000  # synthesize: how many, of some 300 tokens each
-num_chats = 20000  # synthesize: how many, of some 90 tokens each
+max_seq_len = 512  # at least 1: pretokenize_sft: tokens of a row; a row is one training sequence
+show = 0  # at least 0: pretokenize_sft: first print so many chats, token by token, with what is learned
+workers = cpu_count()  # at least 1: pretokenize, pretokenize_sft: processes
+num_texts = 6000  # at least 1: synthesize: how many, of some 300 tokens each
+num_chats = 20000  # at least 1: synthesize: how many, of some 90 tokens each
 seed = 42  # synthesize: another seed writes other texts
 
 COMMANDS = ("download", "synthesize", "pretrain", "sft", "pretokenize", "pretokenize_sft")
@@ -65,8 +67,21 @@ PATHS = {  # command: (what it reads, the first of these that is in data_dir; wh
 CHUNK = 512  # characters
 SYSTEM = "你是一个AI助手"  # the system message of every conversation
 ROLES = {"human": "user", "assistant": "assistant"}  # BELLE's name of a speaker: the role in a chat
-MAX_REPORTED = 20  # bad lines that are named, for each reason; those after them are only counted
 OPEN_ROWS = 64  # rows that wait for a conversation that fills them up
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}"
+    "<|im_start|>system\n{{ message['content'] }}<|im_end|>\n"
+    "{% elif message['role'] == 'user' %}"
+    "<|im_start|>user\n{{ message['content'] }}<|im_end|>\n"
+    "{% elif message['role'] == 'assistant' %}"
+    "<|im_start|>assistant\n{{ message['content'] }}<|im_end|>\n"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}"
+    "{{ '<|im_start|>assistant\n' }}"
+    "{% endif %}"
+)
 
 
 def io_paths(command):
@@ -107,7 +122,7 @@ def synthesize():
 
 def pretrain():
     """split the texts of seq-monkey into chunks of 512 characters"""
-    convert_jsonl("pretrain", lambda item: [{"text": chunk} for chunk in split_text(get_text(item))])
+    convert_jsonl("pretrain", lambda item: [{"text": chunk} for chunk in split_text(get_text(item, text_key))])
 
 
 def split_text(text, chunk_size=CHUNK):
@@ -131,7 +146,7 @@ def convert_message(data):
         raise ValueError("no conversations")
     messages = [{"role": "system", "content": SYSTEM}]
     for turn in data:
-        role = ROLES.get(get_text(turn, "from"))
+        role = ROLES.get(get_text(turn, "from") if isinstance(turn, dict) else None)
         if role is None:
             raise ValueError("an unknown speaker")
         if role == messages[-1]["role"]:
@@ -145,11 +160,12 @@ def convert_message(data):
 
 
 def convert_jsonl(command, convert):
-    """Write a .jsonl of the values that convert makes of the value of each line."""
+    """Write a .jsonl of the values that convert makes of each value that is read."""
     source, target = io_paths(command)
     print(f"reading {source}")
-    converted = convert_lines(source, convert, limit=max(lines, 0) or None)
-    write_jsonl(target, itertools.chain.from_iterable(filter(None, converted)))
+    archive = read_archive(source) if source.endswith(".tar.bz2") else None
+    converted = read_values(source, convert, limit=lines or None, encoding=encoding, lines=archive)
+    write_jsonl(target, itertools.chain.from_iterable(tqdm(converted, "read", unit=" values")))
 
 
 def write_jsonl(path, values):
@@ -164,69 +180,20 @@ def write_jsonl(path, values):
     print(f"{path}: {written:,} lines")
 
 
-def read_lines(path, start=0, end=None):
-    """
-    (number, line as bytes) of each line that is not blank. start and end, in bytes, select a part of the
-    file (see split_file); the numbers count from the beginning of that part.
-    """
-    with open(path, "rb") as raw:
-        raw.seek(start)
-        lines = itertools.chain.from_iterable(open_archive(raw, path))
-        position = start
-        try:
-            for number, line in enumerate(tqdm(lines, "read", unit=" lines", disable=end is not None), 1):
-                if end is not None and position >= end:
-                    return
-                position += len(line)
-                if not line.isspace():
-                    yield number, line
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{path} cannot be read to its end: {error}") from None
-
-
-def open_archive(raw, path):
-    """The JSON files in an open .tar.bz2 as streams, one after another; of any other file, itself."""
-    if not path.endswith(".tar.bz2"):
-        yield raw
-        return
-    with tarfile.open(fileobj=bz2.open(raw), mode="r|") as tar:
-        for member in tar:
-            if member.isfile() and member.name.endswith((".jsonl", ".json")):
-                yield tar.extractfile(member)
-
-
-def convert_lines(path, convert, start=0, end=None, limit=None):
-    """convert(value) for the JSON value of each line; None for a bad line, where it raises a ValueError."""
-    bad_lines = collections.Counter()  # reason: how many
-    for number, line in itertools.islice(read_lines(path, start, end), limit):
-        converted = None
-        try:
-            converted = convert(json.loads(line))
-        except ValueError as error:
-            # what JSON (msg) and UTF-8 (reason) say, without the place in the line, so that it can be counted
-            reason = getattr(error, "msg", None) or getattr(error, "reason", None) or str(error)
-            bad_lines[reason] += 1
-            if bad_lines[reason] <= MAX_REPORTED:
-                place = f"{path}, line {number}" + (f" after byte {start:,}" if start else "")
-                tqdm.write(f"{place}: {reason}", file=sys.stderr)
-        yield converted
-    if bad_lines:
-        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in bad_lines.most_common())
-        tqdm.write(f"{path}: left out: {reasons}")
-
-
-def get_text(item, key="text"):
-    """item[key]; ValueError if there is no text, or a blank one."""
-    text = item.get(key) if isinstance(item, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"no {key}")
-    text.encode("utf-8")  # ValueError for half a surrogate pair, which JSON can spell
-    return text
+def read_archive(path):
+    """The lines of the JSON files in a .tar.bz2, without unpacking it."""
+    try:
+        with tarfile.open(fileobj=bz2.open(path), mode="r|") as tar:
+            for member in tar:
+                if member.isfile() and member.name.endswith((".jsonl", ".json")):
+                    yield from tar.extractfile(member)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"{path} cannot be read to its end: {error}") from None
 
 
 def read_texts_from_jsonl(path, start=0, end=None):
-    """The text of each line of a .jsonl, or of a part of it; None for a line that has none."""
-    return convert_lines(path, get_text, start, end)
+    """The texts in the lines of a .jsonl, or of a part of it."""
+    return read_values(path, get_text, start, end)
 
 
 def split_file(path):
@@ -260,22 +227,22 @@ def is_full_chunk(line):
 
 def pretokenize():
     """turn the chunks into shards of token ids"""
-    pretokenize_parts("pretokenize", process_texts, Tokenizer(tokenizer))
+    pretokenize_parts("pretokenize", process_texts)
 
 
-def pretokenize_parts(command, process, tok, **extra):
+def pretokenize_parts(command, process, **extra):
     """Make a shard of each part of the file with process; returns the counts of the shards."""
     source, folder = io_paths(command)
     parts = enumerate(split_file(source))
     jobs = [{"name": f"data{i:02}", "path": source, "start": start, "end": end} for i, (start, end) in parts]
-    meta = write_shards(folder, jobs, process, tok, tokenizer, workers, **extra)
+    meta = write_shards(folder, jobs, process, tokenizer, workers, **extra)
     return list(meta["shards"].values())
 
 
 def process_texts(job, tok, dtype):
     """(ids, mask, counts) of a part of the chunks: for each BOS, its ids, EOS. There is no mask."""
     texts = read_texts_from_jsonl(job["path"], job["start"], job["end"])
-    ids, counts = encode_documents((text and text.strip() for text in texts), tok, dtype, eos=True)
+    ids, counts = encode_documents(map(str.strip, texts), tok, dtype, eos=True)
     return ids, None, counts
 
 
@@ -283,12 +250,13 @@ def pretokenize_sft():
     """turn the conversations into rows of token ids, and masks of what is learned"""
     tok = Tokenizer(tokenizer)
     tok.encode_chat([])  # InputError if the tokenizer has no chat format
+    warn_of_template(tok)
     if show:
         show_chats(io_paths("pretokenize_sft")[0], tok)
     process = functools.partial(process_chats, row_len=max_seq_len)
-    shards = pretokenize_parts("pretokenize_sft", process, tok, row_len=max_seq_len)
+    shards = pretokenize_parts("pretokenize_sft", process, row_len=max_seq_len)
     rows = sum(counts["rows"] for counts in shards)
-    full = sum(counts["tokens_used"] for counts in shards) / rows / (max_seq_len + 1)
+    full = sum(counts["tokens_used"] for counts in shards) / max(1, rows) / (max_seq_len + 1)
     truncated = sum(counts["truncated"] for counts in shards)
     print(f"{rows:,} rows, {full:.0%} full; {truncated:,} conversations were longer than a row and are cut")
 
@@ -299,7 +267,7 @@ def process_chats(job, tok, dtype, row_len):
     counts = dict.fromkeys(("documents", "skipped", "truncated", "bytes", "tokens", "tokens_used", "rows"), 0)
     all_ids = bytearray()
     all_masks = bytearray()
-    chats = convert_lines(job["path"], tok.encode_chat, job["start"], job["end"])
+    chats = read_values(job["path"], tok.encode_chat, job["start"], job["end"])
     for ids, mask in pack(truncate(chats, tok, size, counts), size):
         padding = size - len(ids)
         all_ids += np.array(ids + [max(tok.pad_id, 0)] * padding, dtype).tobytes()
@@ -310,9 +278,9 @@ def process_chats(job, tok, dtype, row_len):
 
 def truncate(chats, tok, size, counts):
     """The first `size` ids, and their mask, of each chat. Those with nothing to learn there are skipped."""
-    for ids, mask in (chat or ([], []) for chat in chats):
+    for ids, mask in chats:
         learned = [i for i, m in zip(ids[:size], mask) if m]
-        if not learned:  # no conversation, or a question that alone is longer than a row
+        if not learned:  # a question that alone is longer than a row
             counts["skipped"] += 1
             continue
         counts["documents"] += 1
@@ -337,13 +305,19 @@ def pack(chats, size):
             if len(rows) > OPEN_ROWS:
                 yield rows.pop(0)
         row[0].extend(ids)
-        row[1].extend([BEGINS, *mask[1:]])  # the first id of a conversation is never learned
+        row[1].extend([CHAT_START, *mask[1:]])  # the first id of a conversation is never learned
     yield from rows
+
+
+def warn_of_template(tok):
+    """Say so where a tokenizer's own chat template is not the tutorial's, in which chats are written here."""
+    if tok.template and tok.template != CHAT_TEMPLATE:
+        print(f"{tok.name}: its chat template differs; chats are written in the tutorial's", file=sys.stderr)
 
 
 def show_chats(path, tok):
     """Print the first conversations token by token, with what is learned."""
-    for ids, mask in itertools.islice(filter(None, convert_lines(path, tok.encode_chat)), show):
+    for ids, mask in itertools.islice(read_values(path, tok.encode_chat), show):
         print(f"--- {sum(mask)} of {len(ids)} tokens are learned")
         for i, m in zip(ids, mask):
             print(f"{'learned' if m else '':>7} {i:>6}  {tok.readable(i)}")

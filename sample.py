@@ -9,11 +9,9 @@ Writes to the terminal, as the words come
     python sample.py --checkpoint=stories15M.pt --tokenizer=tokenizer.model     a checkpoint of llama2.c's
     python sample.py --checkpoint=output_sft/ckpt.pt --chat                     a conversation
 
-A story ends at BOS, with which the next one would begin, or at EOS. So does an answer in a chat. In a chat,
-/reset begins a new conversation, and /exit (or Ctrl-D) ends it.
+A story ends at BOS, with which the next one would begin, or at EOS; an answer in a chat does, too.
 """
 
-import contextlib
 import os
 import sys
 import time
@@ -22,7 +20,8 @@ import torch
 
 from configurator import InputError, override
 from devices import find_device, find_dtype
-from model import Transformer, load_checkpoint
+from model import Transformer
+from reader import read_checkpoint, read_text
 from tokenizer import Tokenizer
 
 checkpoint = "output/ckpt.pt"  # where the model is; output/last.pt is taken where there is no ckpt.pt yet
@@ -30,15 +29,15 @@ tokenizer = ""  # a tokenizer, where the checkpoint holds none
 prompt = ""  # how the story begins, or the one question of a chat; FILE:path takes it from a file
 chat = False  # hold a conversation, with a model that was fine-tuned for it
 system = "你是一个AI助手"  # the system message of a chat, as in fine-tuning; '' is none
-num_samples = 1  # stories; several are written as one batch
-max_new_tokens = 256  # at most, for each
-temperature = 0.8  # 0: always the likeliest token; 1: as the model has learned it; above: wilder
-top_k = 300  # only the k likeliest tokens; 0: all
-top_p = 0.95  # only the likeliest tokens that make up this probability; 1: all
-seed = 1337  # another seed writes another story
+num_samples = 1  # at least 1: stories; several are written as one batch
+max_new_tokens = 256  # at least 1: tokens of the longest story
+temperature = 0.8  # at least 0: 0 takes the likeliest token, 1 is as the model has learned it; above is wilder
+top_k = 300  # at least 0: only the k likeliest tokens; 0: all
+top_p = 0.95  # above 0, at most 1: only the likeliest tokens that make up this probability; 1: all
+seed = 1337  # at least 0: another seed writes another story
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
 dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: bfloat16 where it is faster
-compile = False  # torch.compile what a token takes: it pays for many stories and long chats
+compile = False  # torch.compile the decoding step; worth it for many stories and long chats
 
 
 class TextGenerator:
@@ -62,24 +61,23 @@ class TextGenerator:
         if not os.path.exists(checkpoint) and os.path.exists(last):
             print(f"no {checkpoint} yet: taking {last}, the newest state of the run", file=sys.stderr)
             checkpoint = last
-        if not os.path.isfile(checkpoint):
-            raise InputError(f"no checkpoint {checkpoint}: train.py writes one")
-        saved = load_checkpoint(checkpoint)
+        saved = read_checkpoint(checkpoint)
         if not (tokenizer_model_path or saved.get("tokenizer")):
             raise InputError(f"{checkpoint} holds no tokenizer: give it one, --tokenizer=PATH")
-        self.tokenizer = Tokenizer(tokenizer_model_path or saved["tokenizer"])
+        self.tokenizer = tok = Tokenizer(tokenizer_model_path or saved["tokenizer"])
         self.device = find_device(device)
         self.model = Transformer.from_checkpoint(saved).to(self.device).eval()
-        pieces, ids = self.tokenizer.n_words, self.model.args.vocab_size
-        if pieces != ids:
-            raise InputError(f"{self.tokenizer.name} has {pieces} pieces, the model a vocabulary of {ids}")
+        self.model.num_pieces = tok.n_words  # a vocabulary may be padded
+        vocab_size = self.model.args.vocab_size
+        if tok.n_words > vocab_size:
+            raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {vocab_size}")
         for p in self.model.parameters():  # not the tables of RoPE, which need float32
             p.data = p.data.to(getattr(torch, dtype))
         if compile:
             from extras.fast_decode import compile_decoding
 
             compile_decoding(self.model, self.device)
-        self.stop_ids = {self.tokenizer.bos_id, self.tokenizer.eos_id} - {-1}
+        self.stop_ids = {tok.bos_id, tok.eos_id, tok.chat_end_id, *saved.get("stop_ids", ())} - {-1}
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def encode(self, start):
@@ -95,9 +93,8 @@ class TextGenerator:
     def stream(self, ids, num_samples=1, max_new_tokens=256, temperature=1.0, top_k=300, top_p=None):
         """Continue a list of ids; yields the num_samples new ids of each step, as a list."""
         idx = torch.tensor([ids] * num_samples, device=self.device)  # (B, T)
-        for new in self.model.generate_stream(
-            idx, max_new_tokens, temperature, top_k, top_p, self.stop_ids, self.generator
-        ):
+        settings = (max_new_tokens, temperature, top_k, top_p, self.stop_ids, self.generator)
+        for new in self.model.generate_stream(idx, *settings):
             yield new.tolist()
 
     def sample(
@@ -142,108 +139,31 @@ class TextStreamer:
         self.text = text
 
 
-class Chat:
-    """
-    chat = Chat(generator); chat.ask("你好") prints the answer as it comes, and returns it.
-
-    The model remembers nothing: every answer is made from the whole conversation, which is read again. When
-    that no longer fits into the context, the oldest turns are dropped.
-    """
-
-    def __init__(self, generator, system="", out=None):
-        self.generator = generator
-        self.out = out
-        self.opening = [{"role": "system", "content": system}] if system else []
-        self.turns = []  # user, assistant, user, ...
-
-    def encode(self, limit):
-        """The ids of the conversation up to where the answer begins, at most `limit` of them."""
-        while True:
-            messages = self.opening + self.turns
-            ids, _ = self.generator.tokenizer.encode_chat(messages, add_generation_prompt=True)
-            if len(ids) <= limit:
-                return ids
-            if len(self.turns) == 1:
-                print(f"the question has {len(ids)} tokens: the last {limit} are kept", file=sys.stderr)
-                return ids[-limit:]
-            del self.turns[:2]
-
-    def ask(self, question, max_new_tokens=256, temperature=0.8, top_k=300, top_p=0.95):
-        context = self.generator.model.args.max_seq_len
-        self.turns.append({"role": "user", "content": question})
-        ids = self.encode(context - min(max_new_tokens, context // 2))  # the rest is for the answer
-        streamer = TextStreamer(self.generator.tokenizer, out=self.out)
-        room = min(max_new_tokens, context - len(ids))  # a longer answer would push the question out
-        for (new,) in self.generator.stream(ids, 1, room, temperature, top_k, top_p):
-            streamer.put(new)
-        streamer.end()
-        self.turns.append({"role": "assistant", "content": streamer.text})
-        return streamer.text
-
-
-def chat_loop(generator, settings):
-    """Questions from the terminal (or a pipe), one a line."""
-    with contextlib.suppress(ImportError):  # Windows has none
-        import readline  # noqa: F401 -- from here on, input() can edit the line and recall earlier ones
-    conversation = Chat(generator, system)
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-    while True:
-        try:
-            line = input("> " * sys.stdin.isatty()).strip()
-        except EOFError:  # Ctrl-D
-            return
-        if line == "/exit":
-            return
-        if line == "/reset":
-            conversation = Chat(generator, system)
-        elif line:
-            conversation.ask(line, *settings)
-
-
-def read_prompt(text):
-    """A prompt as it is, or, for FILE:path, what is in the file."""
-    if not text.startswith("FILE:"):
-        return text
-    if not os.path.isfile(text[5:]):
-        raise InputError(f"no file {text[5:]}")
-    with open(text[5:], encoding="utf-8") as f:
-        return f.read()
-
-
 def main():
-    if num_samples < 1 or max_new_tokens < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-        raise InputError(
-            "num_samples and max_new_tokens are at least 1, temperature and top_k at least 0, "
-            "top_p is above 0 and at most 1"
-        )
     torch.set_float32_matmul_precision("high")  # TF32 on CUDA
-    where = find_device(device)
+    found_device = find_device(device)
     weights = dtype
     if dtype == "auto":  # a single story waits for its weights, if compiled: half the bytes are half the time
-        halve = where.startswith("cuda") or (compile and num_samples == 1)
-        weights = find_dtype("bfloat16", where) if halve else "float32"
-    generator = TextGenerator(checkpoint, tokenizer or None, seed, where, weights, compile)
-    if compile:
-        began = time.time()
-        list(generator.stream([0], num_samples, 4, temperature=0))
-        print(f"compiled in {time.time() - began:.1f} s", file=sys.stderr)
+        halve = found_device.startswith("cuda") or (compile and num_samples == 1)
+        weights = find_dtype("bfloat16", found_device) if halve else "float32"
+    generator = TextGenerator(checkpoint, tokenizer or None, seed, found_device, weights, compile)
     settings = (max_new_tokens, temperature, top_k, top_p)
-    text = read_prompt(prompt)
-    if chat and text:
-        Chat(generator, system).ask(text, *settings)
-    elif chat:
-        chat_loop(generator, settings)
+    text = read_text(prompt[5:]) if prompt.startswith("FILE:") else prompt
+    if chat:
+        from extras.chat import chat_loop
+
+        chat_loop(generator, system, text, settings)
     elif num_samples > 1:
         print("\n---\n".join(generator.sample(text, num_samples, *settings)))
     else:
         ids = generator.encode(text)
-        began = time.time()
+        began = time.perf_counter()
         streamer = TextStreamer(generator.tokenizer, ids)
         streamer.put()  # the prompt
         for (new,) in generator.stream(ids, 1, *settings):
             streamer.put(new)
         streamer.end()
-        speed = (len(streamer.ids) - len(ids)) / (time.time() - began)
+        speed = (len(streamer.ids) - len(ids)) / (time.perf_counter() - began)
         print(f"{speed:.0f} tokens/s", file=sys.stderr)
 
 

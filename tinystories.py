@@ -14,50 +14,50 @@ The data: from stories in JSON to batches of token ids, one command a stage.
 
 A shard is token ids back to back (uint16, little-endian; uint32 above 65,536 ids), each story begun by BOS;
 llama2.c reads and writes the same. Shard 0 is for validation, everywhere and always: no tokenizer and no
-model learns from it. meta.json beside the shards says what they were made from.
-
-TinyStories: Eldan & Li 2023, arXiv:2305.07759. `Task.iter_batches` is what train.py reads.
+model learns from it. TinyStories: Eldan & Li 2023, arXiv:2305.07759.
 """
 
+import collections
 import contextlib
 import functools
 import glob
 import io
-import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import tarfile
 import threading
 from array import array
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.connection import wait
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, first_line, override
+from configurator import InputError, atomic_write, cpu_count, first_line, override, read_json, write_json
+from reader import get_text, read_values
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
-vocab_size = 4096  # of the tokenizer; 0: Llama 2's own, 32,000, given by --tokenizer
+vocab_size = 4096  # at least 0: of the tokenizer; 0 is Llama 2's own, 32,000, given by --tokenizer
 tokenizer = ""  # a tokenizer to take instead of data/tok<vocab_size>.model
 input_path = ""  # a text of your own to make stories of, .txt, .jsonl or .json: see extras/own_text.py
 text_key = "text"  # the field of that .jsonl or .json that holds the text
+encoding = "utf-8"  # of that text: utf-8, gb18030, utf-16, ...
 small = False  # download: only the 22.5 MB
-num_shards = 10  # train_vocab: how many shards to learn from, beginning with data01
-megabytes = 20.0  # synthesize: how much
+num_shards = 10  # at least 1: train_vocab: how many shards to learn from, beginning with data01
+megabytes = 20.0  # above 0: synthesize: how much
 seed = 42  # synthesize: another seed tells other stories
-workers = os.cpu_count() or 1  # processes
+workers = cpu_count()  # at least 1: processes
 
 COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
-LEARNED, BEGINS = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
+LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
 STORIES = "TinyStories_all_data"
 SHARDS = 50  # as many as the original has
-MAKERS = "tinystories.py for stories and text, prepare_data.py for Chinese"
+print_once = functools.cache(functools.partial(print, file=sys.stderr))
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -70,14 +70,16 @@ def download():
     with new_stories() as folder:
         path = download_from_hub("roneneldan/TinyStories", name, data_dir)
         if small:
-            with open(path, encoding="utf-8") as f:
-                texts = f.read().split("<|endoftext|>")
-            stories = [{"story": text.strip(), "source": "GPT-4"} for text in texts if text.strip()]
+            stories = [{"story": text, "source": "GPT-4"} for text in read_values(path, get_text)]
             for i in range(SHARDS):
                 write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
         else:
             with tarfile.open(path) as tar:
-                tar.extractall(folder, filter="data")  # refuses names that lead out of the folder
+                for member in tar:  # whatever folder it names, it is written into this one
+                    name = os.path.basename(member.name)
+                    if member.isfile() and re.fullmatch(r"data\d+\.json", name):
+                        with open(f"{folder}/{name}", "wb") as f:
+                            shutil.copyfileobj(tar.extractfile(member), f)
 
 
 def download_from_hub(repo, name, folder):
@@ -92,15 +94,10 @@ def download_from_hub(repo, name, folder):
 
 def synthesize():
     """write synthetic stories, for a machine with no network"""
-    from extras.synthetic_stories import limit_bpb, write_shard
+    from extras.synthetic_stories import write_stories
 
-    write = functools.partial(write_shard, seed, num_bytes=int(megabytes * 1e6 / SHARDS))
-    with new_stories() as folder, ProcessPoolExecutor(workers, initializer=exit_with_parent) as pool:
-        shards = tqdm(pool.map(write, range(SHARDS)), "synthesize", SHARDS, unit="shard")
-        for i, stories in enumerate(shards):
-            write_json(f"{folder}/data{i:02}.json", stories)
-            if i == 0:  # what a perfect model would need at most, on the validation stories
-                write_json(f"{folder}/corpus.json", {"limit_bpb": round(limit_bpb(stories), 4)})
+    with new_stories() as folder:
+        write_stories(folder, SHARDS, seed, megabytes, workers)
 
 
 @contextlib.contextmanager
@@ -123,11 +120,9 @@ def new_stories():
 def ensure_stories():
     """Have stories: the text of input_path, or those that are there, or TinyStories, or synthetic ones."""
     if input_path:
-        from extras.own_text import split_own_text
+        from extras.own_text import write_own_text
 
-        with new_stories() as folder:
-            for i, stories in enumerate(split_own_text(input_path, text_key, SHARDS)):
-                write_json(f"{folder}/data{i:02}.json", stories)
+        write_own_text(input_path, text_key, encoding, f"{data_dir}/{STORIES}", num_shards + 1)
     if story_files():
         return
     print(f"no stories in {data_dir}/{STORIES}: downloading TinyStories")
@@ -142,40 +137,9 @@ def story_files():
     return sorted(glob.glob(f"{glob.escape(data_dir)}/{STORIES}/data*.json"))
 
 
-def read_texts(path, key="story"):
-    """The texts of a .json, a list of {"story": text}; None for what has none. InputError names the place."""
-    items = read_json(path)
-    if not isinstance(items, list):
-        raise InputError(f"{path} is not a list of stories")
-    texts = [get_text(item, key) for item in items]
-    if None in texts:
-        print(f"{path}: story {texts.index(None)} has no text under {key!r}: left out", file=sys.stderr)
-    return texts
-
-
-def get_text(item, key):
-    text = item.get(key) if isinstance(item, dict) else None
-    if isinstance(text, str) and text.strip():
-        return text.strip().encode("utf-8", "ignore").decode()  # JSON can spell half a character
-    return None
-
-
-def parse_json(text, path):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{path} is broken at {where}: {error.msg}") from None
-
-
-def read_json(path):
-    with open(path, encoding="utf-8") as f:
-        return parse_json(f.read(), path)
-
-
-def write_json(path, value):
-    with atomic_write(path) as f:
-        json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)
+def read_texts(path):
+    """The stories of a file, as texts."""
+    return [text.strip() for text in read_values(path, lambda item: get_text(item, "story"))]
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -186,17 +150,15 @@ def train_vocab():
     """learn a BPE vocabulary of --vocab_size pieces from the stories"""
     import sentencepiece
 
-    if vocab_size <= 0:
+    if vocab_size == 0:
         raise InputError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
-    if not story_files():
-        ensure_stories()
+    ensure_stories()
     files = story_files()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
-    texts = (text for path in files for text in read_texts(path) if text)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.splitlines() if line),
+            sentence_iterator=vocabulary_lines(files),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -215,6 +177,21 @@ def train_vocab():
     with atomic_write(tokenizer_path(), "wb") as f:
         f.write(model.getvalue())
     print(f"wrote {tokenizer_path()}")
+
+
+def vocabulary_lines(files):
+    """
+    The lines of stories to learn a vocabulary from. sentencepiece leaves out lines of more than 4,192 bytes,
+    so long ones are cut, at spaces if there are some. Where the vocabulary has no room for all characters,
+    the rarest become spaces here, and in an encoded text bytes: half of the room is for pieces of several.
+    """
+    characters = collections.Counter(c for path in files for text in read_texts(path) for c in text)
+    room = vocab_size - 259  # beside 256 bytes, <unk>, BOS and EOS
+    rare = characters.most_common()[room // 2 :] if len(characters) > room else []
+    rare_to_space = {ord(c): " " for c, _ in rare}
+    for path in files:
+        for line in "\n".join(read_texts(path)).translate(rare_to_space).splitlines():
+            yield from re.findall(r".{1,1000}(?!\S)|.{1,1000}", line) if len(line) > 1000 else [line]
 
 
 def tokenizer_path():
@@ -238,9 +215,9 @@ def pretokenize(vocab_size=None):
         raise InputError(f"--vocab_size={vocab_size}, but {tok.name} has {tok.n_words} pieces")
     folder = shard_folder(vocab_size, "custom" if vocab_size else "llama2", data_dir)
     jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(story_files())]
-    corpus = f"{data_dir}/{STORIES}/corpus.json"  # what is known of the stories; synthesize writes it
+    corpus = f"{data_dir}/{STORIES}/corpus.json"  # what is known of the stories as a whole
     known = read_json(corpus) if os.path.exists(corpus) else {}
-    write_shards(folder, jobs, process_shard, tok, tokenizer_path(), workers, **known)
+    write_shards(folder, jobs, process_shard, tokenizer_path(), workers, **known)
 
 
 def process_shard(job, tok, dtype):
@@ -250,22 +227,23 @@ def process_shard(job, tok, dtype):
 
 
 def encode_documents(texts, tok, dtype, eos=False):
-    """Texts -> the bytes of BOS, a text's ids, (EOS,) BOS, ..., and counts. None among them is left out."""
+    """
+    Texts -> the bytes of BOS, a text's ids, (EOS,) BOS, ..., and counts. A tokenizer without BOS ends each
+    text with EOS. InputError where it has neither: nothing would tell where a text ends.
+    """
+    if tok.bos_id < 0 and tok.eos_id < 0:
+        raise InputError(f"{tok.name} has neither BOS nor EOS to stand between two documents")
     encode = text_encoder(tok, dtype)
     begin = np.array([tok.bos_id] if tok.bos_id >= 0 else [], dtype).tobytes()
-    end = np.array([tok.eos_id] if eos and tok.eos_id >= 0 else [], dtype).tobytes()
-    counts = {"documents": 0, "bytes": 0, "tokens": 0, "skipped": 0}
+    end = np.array([tok.eos_id] if tok.bos_id < 0 or (eos and tok.eos_id >= 0) else [], dtype).tobytes()
+    counts = {"documents": 0, "bytes": 0}
     parts = []
     for text in texts:
-        if text is None:
-            counts["skipped"] += 1
-            continue
         parts += (begin, encode(text), end)
         counts["documents"] += 1
         counts["bytes"] += len(tok.normalize(text).encode("utf-8"))
     ids = b"".join(parts)
-    counts["tokens"] = len(ids) // np.dtype(dtype).itemsize
-    return ids, counts
+    return ids, {**counts, "tokens": len(ids) // np.dtype(dtype).itemsize}
 
 
 @functools.lru_cache(maxsize=1)  # a process keeps its words from one shard to the next
@@ -278,29 +256,30 @@ def text_encoder(tok, dtype):
     """
 
     def encode(text):
-        return np.array(tok.encode_batch([text])[0], dtype).tobytes()
+        return array({"uint16": "H", "uint32": "I"}[dtype], tok.encode(text)).tobytes()
 
-    drops_spaces = tok.kind == "sentencepiece" and tok.encode("a b") == tok.encode(" a  b ")
-    if not drops_spaces or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
+    by_words = tok.kind == "sentencepiece" and tok.encode(" a  b ") == tok.encode("a") + tok.encode("b")
+    if not by_words or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
         return encode
-    typecode = {"uint16": "H", "uint32": "I"}[dtype]
-    encode_word = functools.cache(lambda word: array(typecode, tok.encode(word)).tobytes())
+    encode_again = functools.lru_cache(maxsize=100_000)(encode)
+    encode_word = lambda word: (encode_again if len(word) < 20 else encode)(word)  # noqa: E731
     # "▁" is how sentencepiece writes a space; in a text it is rare
     return lambda text: encode(text) if "▁" in text else b"".join(map(encode_word, text.split(" ")))
 
 
-def write_shards(folder, jobs, process, tok, tokenizer_path, workers, **extra):
+def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     """
-    Write shards with a pool of processes, and meta.json, which says what they are; returns its content.
+    Write a shard for each job, with a pool of processes, and meta.json, which says what they are; returns its
+    content. While sources and tokenizer stay the same, a shard is not made again: a killed run resumes.
 
     jobs     [{"name": "data07", "path": a source file, ...}]
     process  process(job, tok, dtype) -> (ids, mask or None, counts), the first two as bytes, with a byte of
-             mask for each id; counts has "documents", "bytes", "tokens", and what else it likes
+             mask for each id; counts has "documents", "bytes", "tokens", and any other counts
     extra    goes into meta.json
 
-    Shards that were made from the same files by the same tokenizer are not made again, so that a run that
-    was killed resumes. InputError where the folder holds shards that were not written here.
+    InputError where the folder holds shards that were not written here.
     """
+    tok = Tokenizer(tokenizer_path)
     record = {
         "sources": {os.path.basename(job["path"]): file_state(job["path"]) for job in jobs},
         "tokenizer": os.path.relpath(tokenizer_path, folder),  # the two may be moved together
@@ -309,42 +288,47 @@ def write_shards(folder, jobs, process, tok, tokenizer_path, workers, **extra):
         "dtype": "uint16" if tok.n_words <= 65536 else "uint32",
         **extra,
     }
-    meta_path, partial_path = f"{folder}/meta.json", f"{folder}/meta.partial.json"
-    before = next((read_json(path) for path in (partial_path, meta_path) if os.path.exists(path)), None)
-    if before is None and glob.glob(f"{glob.escape(folder)}/*.bin"):
+    path = f"{folder}/meta.json"
+    old_meta = read_json(path) if os.path.exists(path) else {}
+    if not old_meta and glob.glob(f"{glob.escape(folder)}/*.bin"):
         raise InputError(f"{folder} holds shards, and no meta.json that says what they are: move them away")
-    shards = before["shards"] if before and record.items() <= before.items() else {}
+    old_shards = old_meta.get("shards", {})
+    shards = old_shards if record.items() <= old_meta.items() else {}
     shards = {name: counts for name, counts in shards.items() if files_are_there(folder, name, counts)}
     missing = [job for job in jobs if job["name"] not in shards]
-    if not missing and os.path.exists(meta_path) and not os.path.exists(partial_path):
+    if not missing and "splits" in old_meta:
         print(f"{folder} is up to date")
-        return before
-    write_json(partial_path, {**record, "shards": shards})  # from here on the folder is unfinished
-    if os.path.exists(meta_path):
+        return old_meta
+    if "splits" in old_meta:
         print(f"{folder} is of other text, or of another tokenizer, or not complete: making it again")
-        os.remove(meta_path)
-    with ProcessPoolExecutor(workers, initializer=init_worker, initargs=(tok.state(),)) as pool:
-        futures = {pool.submit(make_shard, job, process, record["dtype"], folder): job for job in missing}
-        try:
-            for future in tqdm(as_completed(futures), "pretokenize", len(futures), unit="shard"):
-                shards[futures[future]["name"]] = future.result()
-                write_json(partial_path, {**record, "shards": shards})
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for path in glob.glob(f"{glob.escape(folder)}/data*.bin"):  # of an earlier, larger corpus
-        if os.path.basename(path)[:-4] not in shards:
-            os.remove(path)
-    first, *others = sorted(shards)
-    meta = {**record, "splits": {}, "shards": dict(sorted(shards.items()))}
-    for split, names in (("val", [first]), ("train", others)):
-        sums = {key: sum(shards[name][key] for name in names) for key in ("documents", "bytes", "tokens")}
-        meta["splits"][split] = sums
-        numbers = ", ".join(f"{value:,} {key}" for key, value in sums.items())
-        print(f"{folder}, {split}: {numbers}, {sums['bytes'] / max(1, sums['tokens']):.2f} bytes per token")
-    write_json(meta_path, meta)
-    os.remove(partial_path)
+    meta = {**record, "unfinished": True, "shards": shards}
+    write_json(path, meta)
+    make = functools.partial(make_shard, process, tokenizer_path, record["dtype"], folder)
+    with ProcessPoolExecutor(workers, initializer=exit_with_parent) as pool:
+        results = tqdm(pool.map(make, missing), "pretokenize", len(missing), unit="shard")
+        for job, counts in zip(missing, results):
+            shards[job["name"]] = counts
+            write_json(path, meta)
+    for name in old_shards.keys() - shards.keys():  # of an earlier, larger corpus
+        for ending in old_shards[name]["files"]:
+            os.remove(f"{folder}/{name}{ending}")
+    meta = {**record, "splits": sum_splits(folder, shards), "shards": dict(sorted(shards.items()))}
+    write_json(path, meta)
     return meta
+
+
+def sum_splits(folder, shards):
+    """{"val": the counts of the first shard, "train": of the others}, which are printed, too."""
+    first, *others = sorted(shards)
+    splits = {}
+    for split, names in (("val", [first]), ("train", others)):
+        splits[split] = {key: sum(shards[n][key] for n in names) for key in ("documents", "bytes", "tokens")}
+        numbers = ", ".join(f"{value:,} {key}" for key, value in splits[split].items())
+        bytes_per_token = splits[split]["bytes"] / max(1, splits[split]["tokens"])
+        print(f"{folder}, {split}: {numbers}, {bytes_per_token:.2f} bytes per token")
+    if not splits["val"]["documents"]:
+        raise InputError(f"{folder}: there is no document in {first}, the part to validate on")
+    return splits
 
 
 def file_state(path):
@@ -355,49 +339,50 @@ def file_state(path):
 
 def files_are_there(folder, name, counts):
     """Whether the files of a shard are there, with the sizes that they had."""
-    sizes = {f"{folder}/{name}{ending}": size for ending, size in counts["files"].items()}
-    return all(os.path.exists(path) and os.path.getsize(path) == size for path, size in sizes.items())
-
-
-def init_worker(tokenizer_state):
-    """What each process of the pool does first."""
-    global worker_tok
-    exit_with_parent()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads inside each process are slower
-    worker_tok = Tokenizer(tokenizer_state)
+    paths = {f"{folder}/{name}{ending}": size for ending, size in counts["files"].items()}
+    return all(os.path.exists(path) and os.path.getsize(path) == size for path, size in paths.items())
 
 
 def exit_with_parent():
-    """End this process of a pool when the one that started it is killed; otherwise it would wait for ever."""
-
-    def watch():
-        wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    """Let this process of a pool end when its parent is killed; otherwise it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: parent.join() or os._exit(1), daemon=True).start()
 
 
-def make_shard(job, process, dtype, folder):
-    """Process a job and write its files; the .bin last. Runs in a process of the pool."""
-    ids, mask, counts = process(job, worker_tok, dtype)
-    if not counts["documents"]:
-        raise InputError(f"{job['path']}: there is no document in the part for {job['name']}")
-    files = {".bin": ids} if mask is None else {".mask": mask, ".bin": ids}
+open_tokenizer = functools.cache(Tokenizer)  # each process of the pool opens it once
+
+
+def make_shard(process, tokenizer_path, dtype, folder, job):
+    """Process a job and write its files, the .bin last; returns the counts. Runs in a process of the pool."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads inside each process are slower
+    ids, mask, counts = process(job, open_tokenizer(tokenizer_path), dtype)
+    files = {ending: content for ending, content in ((".mask", mask), (".bin", ids)) if content}
+    if not files:
+        tqdm.write(f"{job['path']}: there is no document for {job['name']}", file=sys.stderr)
     for ending, content in files.items():
         with atomic_write(f"{folder}/{job['name']}{ending}", "wb") as f:
             f.write(content)
     return {**counts, "files": {ending: len(content) for ending, content in files.items()}}
 
 
+def shard_paths(folder):
+    """The paths of a folder's shards: dataNN.bin, of which the first is for validation, or nanoGPT's two."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    if {"train.bin", "val.bin"} <= set(names):
+        return [f"{folder}/val.bin", f"{folder}/train.bin"]
+    return [f"{folder}/{name}" for name in names if re.fullmatch(r"data\d+\.bin", name)]
+
+
 def read_meta(folder, vocab_size=None):
     """The meta.json of a folder of shards; a folder without is llama2.c's. InputError: other vocabulary."""
-    if not glob.glob(f"{glob.escape(folder)}/*.bin") or os.path.exists(f"{folder}/meta.partial.json"):
-        raise InputError(f"no finished shards in {folder}: run pretokenize ({MAKERS})")
-    if not os.path.exists(f"{folder}/meta.json"):
-        print(f"{folder} has no meta.json: taking its shards for llama2.c's, uint16", file=sys.stderr)
-        return {"dtype": "uint16"}
-    meta = read_json(f"{folder}/meta.json")
-    if vocab_size and meta["vocab_size"] != vocab_size:
+    path = f"{folder}/meta.json"
+    meta = read_json(path) if os.path.exists(path) else {"dtype": "uint16"}
+    if meta.get("unfinished") or not shard_paths(folder):
+        makers = "tinystories.py for stories and text, prepare_data.py for Chinese"
+        raise InputError(f"no finished shards in {folder}: run pretokenize ({makers})")
+    if len(meta) == 1:
+        print_once(f"{folder} has no meta.json: taking its shards for llama2.c's or nanoGPT's, uint16")
+    if vocab_size and meta.get("vocab_size", vocab_size) != vocab_size:
         raise InputError(f"{folder} holds ids of a vocabulary of {meta['vocab_size']}, not {vocab_size}")
     return meta
 
@@ -427,63 +412,55 @@ class PretokDataset(torch.utils.data.Dataset):
         self.max_seq_len = max_seq_len
         self.vocab_size = vocab_size
         self.seed = seed
+        self._order = {}
         self.folder = shard_folder(vocab_size, vocab_source, data_dir)
         self.meta = read_meta(self.folder, vocab_size)
-        paths = sorted(glob.glob(f"{glob.escape(self.folder)}/*.bin"))
-        self.paths = paths[1:] if split == "train" else paths[:1]
-        if not self.paths:
-            raise InputError(f"no shards for {split} in {self.folder}: run pretokenize ({MAKERS})")
         row_len = self.meta.get("row_len")
         self.masked = row_len is not None  # shards for fine-tuning
         if self.masked and row_len != max_seq_len:
             raise InputError(f"{self.folder} has rows of {row_len}: give --max_seq_len={row_len}")
         self.stride = max_seq_len + self.masked  # chunks of running text share a token, rows do not
+        paths = shard_paths(self.folder)
+        self.paths = paths[1:] if split == "train" else paths[:1]
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
         self.ends = np.cumsum([(len(ids) - (not self.masked)) // self.stride for ids in self.ids])
-        self._order = {}
+        if not len(self):
+            raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
     def _open(self, path, dtype):
-        ids = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
-        if len(ids) <= self.max_seq_len:
-            raise InputError(f"{path} is shorter than one sequence of {self.max_seq_len} + 1 tokens")
-        return ids
+        try:
+            numbers = np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as {dtype}: {error}") from None
+        if len(numbers) <= self.max_seq_len:
+            print_once(f"{path} is shorter than a sequence of {self.max_seq_len} + 1 tokens: left out")
+        return numbers
 
     def __len__(self):
-        return int(self.ends[-1])
+        return int(self.ends[-1]) if self.paths else 0
 
-    def __getitem__(self, index):
-        """An int gives tensors of (T,), a sequence of B ints tensors of (B, T)."""
-        ids = self._read(self.ids, index)  # (B, T + 1)
+    def __getitem__(self, i):
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        shard = int(np.searchsorted(self.ends, i, side="right"))
+        start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
+        chunk = slice(start, start + self.max_seq_len + 1)
+        ids = torch.from_numpy(self.ids[shard][chunk].astype(np.int64))  # (T + 1)
         if ids.max() >= self.vocab_size:
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
-        item = [ids[..., :-1], ids[..., 1:]]
-        if self.masked:
-            mask = self._read(self.masks, index)
-            item[1] = np.where(mask[..., 1:] == LEARNED, item[1], -1)
-            item.append(np.cumsum(mask == BEGINS, axis=-1)[..., :-1])
-        return [torch.from_numpy(np.ascontiguousarray(numbers)) for numbers in item]
+        x = ids[:-1]
+        y = ids[1:]
+        if not self.masked:
+            return x, y
+        mask = torch.from_numpy(self.masks[shard][chunk].astype(np.int64))
+        y = y.where(mask[1:] == LEARNED, -1)
+        documents = (mask == CHAT_START).cumsum(0)[:-1]
+        return x, y, documents
 
     def __getitems__(self, positions):
         """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
         return [self[int(self.order(0)[p])] for p in positions]
-
-    def __iter__(self):
-        """(x, y) without end, shuffled."""
-        for (i,) in self.batches(1):
-            yield self[i]
-
-    def _read(self, files, index):
-        """max_seq_len + 1 numbers of each chunk, out of the files of ids or of masks."""
-        chunks = []
-        for i in np.atleast_1d(index):
-            if not 0 <= i < len(self):
-                raise IndexError(i)
-            shard = int(np.searchsorted(self.ends, i, side="right"))
-            start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
-            chunks.append(files[shard][start : start + self.max_seq_len + 1])
-        chunks = np.stack(chunks).astype(np.int64)
-        return chunks[0] if np.ndim(index) == 0 else chunks
 
     def order(self, epoch):
         """The order in which an epoch reads the chunks: a permutation, a function of (seed, epoch) alone."""
@@ -499,7 +476,7 @@ class PretokDataset(torch.utils.data.Dataset):
         """
         batch = start * world_size + rank
         while True:
-            positions = range(batch * batch_size, (batch + 1) * batch_size)  # in the run, all epochs in a row
+            positions = range(batch * batch_size, (batch + 1) * batch_size)  # counted through all epochs
             yield [int(self.order(p // len(self))[p % len(self)]) for p in positions]
             batch += world_size
 
@@ -509,21 +486,16 @@ class Task:
     def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):
         """
         Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len) on `device`. start=N resumes after
-        N batches of this rank; the other arguments are PretokDataset's. The number of workers changes nothing
-        but the speed.
+        N batches of this rank; the other arguments are PretokDataset's. num_workers, the tutorial's, is
+        ignored: a sequence takes 0.02 ms to read.
         """
         dataset = PretokDataset(**dataset_kwargs)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         cuda = str(device).startswith("cuda")
-        loader = torch.utils.data.DataLoader(
-            dataset,
-            batch_size=None,  # the sampler yields whole batches
-            sampler=dataset.batches(batch_size, start, rank, world_size),
-            num_workers=num_workers,
-            pin_memory=cuda,
-        )
-        for batch in loader:
-            yield [tensor.to(device, non_blocking=cuda) for tensor in batch]
+        for chunks in dataset.batches(batch_size, start, rank, world_size):
+            batch = [torch.stack(tensors) for tensors in zip(*(dataset[i] for i in chunks))]
+            # From pinned memory, the copy to a GPU runs while Python continues.
+            yield [(t.pin_memory() if cuda else t).to(device, non_blocking=cuda) for t in batch]
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ tokenizer = "data/tok4096.model"  # a sentencepiece .model, or a folder with tok
 text = "Hello, world!"  # the text to encode
 
 FOLDER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-CHAT_BOS = "<|im_start|>"  # begins a message of a chat
-CHAT_EOS = "<|im_end|>"  # ends it
+FILES = {"sentencepiece": ("tokenizer.model",), "tokenizers": FOLDER_FILES}  # of each kind; no other is taken
 ROLES = ("system", "user", "assistant")
 
 
@@ -39,19 +38,24 @@ class Tokenizer:
     name      the path, for messages
     n_words   the vocabulary size: ids are 0 .. n_words - 1
     bos_id, eos_id, pad_id    -1 where the tokenizer has no such token
+    chat_start_id, chat_end_id    of <|im_start|> and <|im_end|>, in which a chat encloses its messages; or -1
     template  the text of the chat template, which transformers reads; None where there is none
     files     {name: bytes}, all that it was made from; checkpoints carry it
     """
 
     def __init__(self, source):
-        """source: a path, or {"kind": ..., "files": ...} out of a checkpoint."""
+        """source: a path, or {"kind": ..., "files": ...} out of a checkpoint. InputError where it is none."""
         if not isinstance(source, dict):
             source = read_files(source)
-        self.kind = source["kind"]
-        self.files = source["files"]
+        self.kind = source.get("kind")
         self.name = source.get("name", "the checkpoint's tokenizer")
+        # A stranger's checkpoint may name any file here, and extras/export.py writes them.
+        names = FILES.get(self.kind, ())
+        self.files = {name: source["files"][name] for name in names if name in source["files"]}
+        if not self.files or not all(isinstance(content, bytes) for content in self.files.values()):
+            raise InputError(f"{self.name} is none that can be read here")
         self.template = None
-        self.has_chat_format = False
+        self.chat_start_id = self.chat_end_id = -1
         if self.kind == "sentencepiece":
             self._open_sentencepiece()
         else:
@@ -61,7 +65,7 @@ class Tokenizer:
         import sentencepiece
 
         try:
-            self.sp = sentencepiece.SentencePieceProcessor(model_proto=next(iter(self.files.values())))
+            self.sp = sentencepiece.SentencePieceProcessor(model_proto=self.files["tokenizer.model"])
         except RuntimeError:
             raise InputError(f"{self.name} is not a sentencepiece model") from None
         self.n_words = self.sp.vocab_size()
@@ -74,27 +78,30 @@ class Tokenizer:
 
         try:
             self.tk = tokenizers.Tokenizer.from_str(self.files["tokenizer.json"].decode("utf-8"))
-            config = json.loads(self.files.get("tokenizer_config.json", b"{}"))
+            config = {}
+            for name in ("special_tokens_map.json", "tokenizer_config.json"):  # what both have, the second says
+                config |= json.loads(self.files.get(name, b"{}").decode("utf-8-sig"))
             self.template = config.get("chat_template")
             if "chat_template.jinja" in self.files:  # where transformers 5 puts it
                 self.template = self.files["chat_template.jinja"].decode("utf-8")
         except Exception as error:  # the library, written in Rust, raises plain Exceptions
             raise InputError(f"{self.name} is not a tokenizer: {error}") from None
-        self.n_words = self.tk.get_vocab_size(with_added_tokens=True)
+        self.tk.no_truncation()  # a tokenizer.json may ask for both
+        self.tk.no_padding()
+        self.tk.encode_special_tokens = True  # means: what spells a special token is text like any other
+        self.n_words = max(self.tk.get_vocab(with_added_tokens=True).values()) + 1
         self.bos_id = self._special_id(config.get("bos_token"))
         self.eos_id = self._special_id(config.get("eos_token"))
         self.pad_id = self._special_id(config.get("pad_token"))
-        special_tokens = {i: t.content for i, t in self.tk.get_added_tokens_decoder().items() if t.special}
-        self.has_chat_format = (
-            isinstance(self.tk.decoder, tokenizers.decoders.ByteLevel)
-            and special_tokens.get(self.bos_id) == CHAT_BOS
-            and special_tokens.get(self.eos_id) == CHAT_EOS
-        )
+        special = {t.content: i for i, t in self.tk.get_added_tokens_decoder().items() if t.special}
+        if isinstance(self.tk.decoder, tokenizers.decoders.ByteLevel):
+            self.chat_start_id = special.get("<|im_start|>", -1)
+            self.chat_end_id = special.get("<|im_end|>", -1)
 
     def _special_id(self, token):
-        """The id of a special token as tokenizer_config.json gives it: a text, a dict or None."""
-        token = token["content"] if isinstance(token, dict) else token
-        token_id = self.tk.token_to_id(token or "")
+        """The id of a special token as the config gives it: a text, a dict or None."""
+        token = token.get("content") if isinstance(token, dict) else token
+        token_id = self.tk.token_to_id(token) if isinstance(token, str) else None
         return -1 if token_id is None else token_id
 
     def encode(self, s: str, bos: bool = False, eos: bool = False) -> list[int]:
@@ -107,16 +114,10 @@ class Tokenizer:
             ids.append(self.eos_id)
         return ids
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of many texts, without BOS and EOS, by one call into the library."""
-        if self.kind == "sentencepiece":
-            return self.sp.encode(texts, num_threads=1)
-        return [e.ids for e in self.tk.encode_batch_fast(texts, add_special_tokens=False)]
-
     def encode_chat(self, messages: list[dict], add_generation_prompt: bool = False):
         """
         (ids, mask) of a chat, [{"role": "user", "content": "你好"}, ...]. The mask is 1 where the id is to
-        be learned: only the answers and the EOS after each are.
+        be learned: only the answers and the <|im_end|> after each are.
 
             <|im_start|> user \n 你好 <|im_end|> \n <|im_start|> assistant \n 你好 ！<|im_end|> \n
                   0        0   0  0       0      0        0          0       0   1   1      1      0
@@ -124,29 +125,23 @@ class Tokenizer:
         With add_generation_prompt, nothing is learned, and the beginning of the next answer is appended.
         A message that spells "<|im_end|>" does not end itself: its content is encoded as plain text.
         """
-        if not self.has_chat_format:
-            raise InputError(f"{self.name} has no chat format with {CHAT_BOS} as BOS and {CHAT_EOS} as EOS")
+        if min(self.chat_start_id, self.chat_end_id) < 0:
+            raise InputError(f"{self.name} has no chat format: no special tokens <|im_start|> and <|im_end|>")
         check_messages(messages)
         ids = []
         mask = []
+        newline = self.encode("\n")
         for message in messages:
-            head = [self.bos_id, *self._encode_plain(message["role"] + "\n")]
-            body = [*self._encode_plain(message["content"]), self.eos_id]
-            tail = self._encode_plain("\n")
+            head = self.encode(message["role"] + "\n")
+            text = self.encode(message["role"] + "\n" + message["content"])  # a token may stand in both
+            num_head = next((i for i, (a, b) in enumerate(zip(head, text)) if a != b), len(head))
             learned = int(message["role"] == "assistant")
-            ids += head + body + tail
-            mask += [0] * len(head) + [learned] * len(body) + [0] * len(tail)
+            ids += [self.chat_start_id, *text, self.chat_end_id, *newline]
+            mask += [0] * (1 + num_head) + [learned] * (len(text) - num_head + 1) + [0] * len(newline)
         if add_generation_prompt:
-            ids += [self.bos_id, *self._encode_plain("assistant\n")]
+            ids += [self.chat_start_id, *self.encode("assistant\n")]
             mask = [0] * len(ids)
         return ids, mask
-
-    def _encode_plain(self, s):
-        """The ids of a text; special tokens that it spells are plain text."""
-        self.tk.encode_special_tokens = True  # means: encode them like any other text
-        ids = self.tk.encode(s, add_special_tokens=False).ids
-        self.tk.encode_special_tokens = False
-        return ids
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""
@@ -163,7 +158,7 @@ class Tokenizer:
 
     def piece(self, i: int) -> str:
         """The piece of an id as the vocabulary spells it ('▁' or 'Ġ' is the space before a word)."""
-        return self.sp.id_to_piece(i) if self.kind == "sentencepiece" else self.tk.id_to_token(i)
+        return self.sp.id_to_piece(i) if self.kind == "sentencepiece" else self.tk.id_to_token(i) or ""
 
     def readable(self, i: int) -> str:
         """The piece of an id for people: '三加' instead of ä¸īåĬł. Parts of a character stay as they are."""

@@ -25,7 +25,7 @@ import tokenizers
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, override
-from prepare_data import SYSTEM, read_texts_from_jsonl, split_file
+from prepare_data import CHAT_TEMPLATE, SYSTEM, read_texts_from_jsonl, split_file
 from tokenizer import Tokenizer
 
 data_path = "data/seq_monkey_datawhale.jsonl"  # lines of {"text": ...}
@@ -40,20 +40,6 @@ SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]  # ids 0
 DIGITS = "[0-9〇零一二三四五六七八九十]"
 HELD_OUT = 1_000_000  # characters to measure the compression on
 SENTENCE = "今天天气很好，我们一起去公园，好吗？"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}"
-    "<|im_start|>system\n{{ message['content'] }}<|im_end|>\n"
-    "{% elif message['role'] == 'user' %}"
-    "<|im_start|>user\n{{ message['content'] }}<|im_end|>\n"
-    "{% elif message['role'] == 'assistant' %}"
-    "<|im_start|>assistant\n{{ message['content'] }}<|im_end|>\n"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|im_start|>assistant\n' }}"
-    "{% endif %}"
-)
 
 
 def train_tokenizer(data_path, save_dir, vocab_size=8192):
@@ -78,7 +64,7 @@ def train_tokenizer(data_path, save_dir, vocab_size=8192):
     tokenizer.train_from_iterator(sample_texts(data_path, max_chars), trainer)
     assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     if tokenizer.get_vocab_size() < vocab_size:
-        print(f"no pair is left that comes twice: {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
+        print(f"no pair occurs twice any more: {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
     create_tokenizer_config(save_dir)
     with atomic_write(os.path.join(save_dir, "tokenizer.json")) as f:  # the last: now it is a tokenizer
         f.write(tokenizer.to_str(pretty=True))
@@ -90,7 +76,7 @@ def sample_texts(data_path, max_chars):
     parts = split_file(data_path)[1:]
     chars = 0
     for i, (start, end) in enumerate(tqdm(parts, "read", unit=" parts"), 1):
-        for text in filter(None, read_texts_from_jsonl(data_path, start, end)):
+        for text in read_texts_from_jsonl(data_path, start, end):
             text = text[: max_chars * i // len(parts) - chars]
             if not text:
                 break
@@ -172,7 +158,7 @@ def measure_compression(tok, data_path):
     """Print how much text a token holds, in the part that nothing was learned from, and what comes back."""
     counts = collections.Counter()
     changed = collections.Counter()  # characters that do not come back
-    for text in filter(None, read_texts_from_jsonl(data_path, *split_file(data_path)[0])):
+    for text in read_texts_from_jsonl(data_path, *split_file(data_path)[0]):
         counts["texts"] += 1
         counts["chars"] += len(text)
         counts["bytes"] += len(text.encode("utf-8"))

@@ -18,56 +18,21 @@ from devices import compile_error, find_dtype
 
 
 def configure_muon(model, weight_decay, learning_rate, betas, compile="auto"):
-    """[AdamW for the embedding and the norms, Muon for the matrices of the blocks]."""
+    """One optimizer: Muon for the matrices of the blocks, AdamW for the embedding and the norms."""
     matrices = [p for p in model.layers.parameters() if p.dim() == 2]
-    adamw = model.configure_optimizers(weight_decay, learning_rate, betas)
     in_blocks = {id(p) for p in matrices}
-    for group in adamw.param_groups:
+    groups = model.configure_optimizers(weight_decay, learning_rate, betas).param_groups
+    for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in in_blocks]
-    muon = Muon(matrices, learning_rate, weight_decay)
+    groups.append({"params": matrices, "weight_decay": weight_decay, "muon": True})
+    optimizer = MuonAdamW(groups, lr=learning_rate, betas=betas, fused=True)
     device = str(matrices[0].device)
     if device.startswith("cuda"):
-        muon.dtype = getattr(torch, find_dtype("bfloat16", device))
+        optimizer.dtype = getattr(torch, find_dtype("bfloat16", device))
         if compile != "false" and not compile_error(device):
             # Eager, it is about 25 small kernels for each shape: they take longer to launch than to run.
-            muon.orthogonalize = torch.compile(orthogonalize)
-    return [adamw, muon]
-
-
-class Muon(torch.optim.Optimizer):
-    """
-    For the weight matrices inside the model only. The step is scaled to the root mean square that AdamW's
-    has (Liu et al. 2025, arXiv:2502.16982), so that one learning rate and weight decay serve both. As in
-    torch's fused optimizers, a step changes nothing where the tensor found_inf is 1: the device decides that,
-    and nobody waits for it.
-    """
-
-    def __init__(self, params, lr, weight_decay=0.1, momentum=0.95):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.found_inf = torch.zeros(())
-        self.orthogonalize = orthogonalize
-        self.dtype = torch.float32  # of the products
-
-    @torch.no_grad()
-    def step(self):
-        skip = self.found_inf > 0
-        for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            shapes = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    shapes.setdefault(p.shape, []).append(p)
-            for (rows, columns), ps in shapes.items():
-                updates = []
-                for p in ps:
-                    average = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
-                    grad = torch.where(skip, average, p.grad)  # the average stays as it is
-                    average.lerp_(grad, 1 - momentum)
-                    updates.append(grad.lerp(average, momentum))  # Nesterov: look one step ahead
-                scale = 0.2 * max(rows, columns) ** 0.5  # entries of U V^T: 1 / sqrt(its longer side)
-                for p, update in zip(ps, self.orthogonalize(torch.stack(updates), self.dtype)):
-                    new = p.mul(1 - lr * group["weight_decay"]).add_(update.to(p.dtype), alpha=-lr * scale)
-                    p.copy_(torch.where(skip, p, new))
+            optimizer.orthogonalize = torch.compile(orthogonalize)
+    return optimizer
 
 
 def orthogonalize(x, dtype=torch.float32, steps=5):
@@ -85,3 +50,48 @@ def orthogonalize(x, dtype=torch.float32, steps=5):
         square = wide @ wide.mT
         wide = a * wide + (b * square + c * square @ square) @ wide
     return wide if x.shape[1] <= x.shape[2] else wide.mT
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """
+    AdamW, but Muon for groups with "muon". Muon's step is scaled to the root mean square that AdamW's has (Liu
+    et al. 2025, arXiv:2502.16982), so that one learning rate and weight decay serve both. As in torch's
+    fused optimizers, a step changes nothing where the tensor found_inf is 1: the device decides that.
+    """
+
+    momentum = 0.95
+    dtype = torch.float32  # of the products
+    found_inf = torch.zeros(())
+    orthogonalize = staticmethod(orthogonalize)
+
+    @torch.no_grad()
+    def step(self):
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group.get("muon")]
+        super().step()
+        self.param_groups = groups
+        for group in groups:
+            if group.get("muon"):
+                self.step_muon(group)
+
+    def step_muon(self, group):
+        skip = self.found_inf > 0
+        shapes = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                shapes.setdefault(p.shape, []).append(p)
+        for (rows, columns), ps in shapes.items():
+            updates = []
+            for p in ps:
+                if not self.state[p]:
+                    # AdamW, which loads the state, expects a "step" in each
+                    self.state[p] = {"step": torch.zeros(()), "momentum_buffer": torch.zeros_like(p.grad)}
+                average = self.state[p]["momentum_buffer"]
+                grad = torch.where(skip, average, p.grad)  # the average stays as it is
+                average.lerp_(grad, 1 - self.momentum)
+                updates.append(grad.lerp(average, self.momentum))  # Nesterov: look one step ahead
+            scale = 0.2 * max(rows, columns) ** 0.5  # entries of U V^T: 1 / sqrt(its longer side)
+            for p, update in zip(ps, self.orthogonalize(torch.stack(updates), self.dtype)):
+                new = p.mul(1 - group["lr"] * group["weight_decay"])
+                new.add_(update.to(p.dtype), alpha=-group["lr"] * scale)
+                p.copy_(torch.where(skip, p, new))

@@ -1,52 +1,69 @@
 """
-A text of your own, as documents: tinystories.py pretokenize --input_path=my.txt --data_dir=data_mine
+A text of your own, as stories: tinystories.py pretokenize --input_path=my.txt --data_dir=data_mine
 
-Reads  .txt    documents with <|endoftext|> between them; without it, pieces cut at line ends
-       .jsonl  a {"text": ...} a line; --text_key=text names the field
-       .json   a list of {"text": ...}
-Writes nothing: tinystories.py writes the documents as stories. The text is read as a whole into memory.
+Reads  .txt            documents with <|endoftext|> between them; without it, pieces of 2,000 characters or more
+       .jsonl, .json   {"text": ...} in each line or item; --text_key=text names the field
+Writes files of stories, the first of which is for validation. The text is read as a whole into memory.
 """
 
+import hashlib
+import os
 import re
+import shutil
 
-from configurator import InputError
-from tinystories import get_text, parse_json, read_texts
+from configurator import InputError, read_json, write_json
+from reader import get_text, read_values
 
-END_OF_TEXT = "<|endoftext|>"
-PIECE = 2000  # characters: the length of a piece, or a bit more
+# The end of a piece, after its first 2,000 characters: of a line, else of a sentence, else of a word; at most
+# 2,000 characters more.
+PIECE = re.compile(
+    r"(?s).{2000}.{0,2000}?(?:\n|\Z)|.{2000}.{0,2000}?[.!?。！？…]+|.{2000}.{0,2000}?\s|.{1,4000}"
+)
 
 
-def split_own_text(path, text_key, max_shards):
-    """The documents of a file in their order, as 2 to max_shards lists of {"story": text}. InputError."""
-    documents = read_documents(path, text_key)
-    size = sum(len(text.encode()) for text in documents)
-    shards = min(max_shards, len(documents), size // 20_000)
-    if shards < 2:
+def write_own_text(path, text_key, encoding, folder, max_shards):
+    """
+    Write data00.json, data01.json, ... of about equal size into a new folder. The same text again changes
+    nothing. InputError where the folder holds other stories, or the text is too short.
+    """
+    documents = read_documents(path, text_key, encoding)
+    source = {"source": hashlib.sha256("".join(documents).encode()).hexdigest()[:16]}
+    if os.path.exists(folder):
+        known = f"{folder}/corpus.json"
+        if os.path.exists(known) and source.items() <= read_json(known).items():
+            return
+        raise InputError(f"{folder} is there already, with other stories: give another --data_dir")
+    shards = deal(documents, max_shards)
+    if len(shards) < 2:
+        size = sum(len(text.encode()) for text in documents)
         found = f"{size:,} bytes in {len(documents)} documents"
         raise InputError(f"{path} has {found}: it needs 40,000 bytes in 2 documents, or more")
-    bounds = [len(documents) * i // shards for i in range(shards + 1)]
-    return [[{"story": text} for text in documents[a:b]] for a, b in zip(bounds, bounds[1:])]
+    unfinished = f"{folder}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for i, texts in enumerate(shards):
+        write_json(f"{unfinished}/data{i:02}.json", [{"story": text} for text in texts])
+    write_json(f"{unfinished}/corpus.json", source)
+    os.rename(unfinished, folder)
+    print(f"{path}: {len(documents):,} documents in {len(shards)} files of stories")
 
 
-def read_documents(path, text_key):
-    if path.endswith(".json"):
-        texts = read_texts(path, text_key)
-    elif path.endswith(".jsonl"):
-        lines = [line for line in read_file(path).split("\n") if line.strip()]
-        texts = [get_text(parse_json(line, path), text_key) for line in lines]
-    else:
-        text = read_file(path)
-        if END_OF_TEXT not in text:
-            text = re.sub(rf"((?s:.{{{PIECE}}}).*\n)", rf"\1{END_OF_TEXT}", text)
-        texts = [document.strip() or None for document in text.split(END_OF_TEXT)]
-    return [text for text in texts if text]
+def read_documents(path, text_key="text", encoding="utf-8"):
+    """The documents of a file, as texts. A text that is alone is cut into pieces."""
+    documents = list(read_values(path, lambda item: get_text(item, text_key), encoding=encoding))
+    if len(documents) == 1:
+        documents = PIECE.findall(documents[0])
+    return [text.strip() for text in documents if text.strip()]
 
 
-def read_file(path):
-    try:
-        with open(path, encoding="utf-8") as f:
-            return f.read()
-    except FileNotFoundError:
-        raise InputError(f"no file {path}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 at byte {error.start}") from None
+def deal(documents, max_shards):
+    """The documents in their order, as at most max_shards lists of about as many bytes, each of at least 20,000."""
+    size = sum(len(text.encode()) for text in documents)
+    target = max(20_000, size / max_shards)
+    shards = [[]]
+    filled = 0  # bytes up to here
+    for text in documents:
+        if filled >= target * len(shards) and size - filled >= 20_000:
+            shards.append([])
+        shards[-1].append(text)
+        filled += len(text.encode())
+    return shards

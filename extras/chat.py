@@ -1,0 +1,74 @@
+"""
+A conversation with a model that was fine-tuned for it: python sample.py --checkpoint=output_sft/ckpt.pt --chat
+
+/reset begins a new conversation, and /exit (or Ctrl-D) ends it.
+"""
+
+import contextlib
+import sys
+
+from prepare_data import warn_of_template
+from sample import TextStreamer
+
+
+class Chat:
+    """
+    chat = Chat(generator); chat.ask("你好") prints the answer as it comes, and returns it.
+
+    generator: a sample.TextGenerator. The model remembers nothing: every answer is made from the whole
+    conversation, which is read again. When that no longer fits into the context, the oldest turns are dropped.
+    """
+
+    def __init__(self, generator, system="", out=None):
+        self.generator = generator
+        self.out = out
+        self.opening = [{"role": "system", "content": system}] if system else []
+        self.turns = []  # user, assistant, user, ...
+
+    def encode(self, limit):
+        """The ids of the conversation up to where the answer begins, at most `limit` of them."""
+        while True:
+            messages = self.opening + self.turns
+            ids, _ = self.generator.tokenizer.encode_chat(messages, add_generation_prompt=True)
+            if len(ids) <= limit:
+                return ids
+            if len(self.turns) == 1:
+                print(f"the question has {len(ids)} tokens: the last {limit} are kept", file=sys.stderr)
+                return ids[-limit:]
+            del self.turns[:2]
+
+    def ask(self, question, max_new_tokens=256, temperature=0.8, top_k=300, top_p=0.95):
+        """The answer, printed as it comes. max_new_tokens and the others: see model.generate_stream."""
+        context = self.generator.model.args.max_seq_len
+        self.turns.append({"role": "user", "content": question})
+        ids = self.encode(context - min(max_new_tokens, context // 2))  # the rest is for the answer
+        streamer = TextStreamer(self.generator.tokenizer, out=self.out)
+        max_new = min(max_new_tokens, context - len(ids))  # a longer answer would push the question out
+        for (new,) in self.generator.stream(ids, 1, max_new, temperature, top_k, top_p):
+            streamer.put(new)
+        streamer.end()
+        self.turns.append({"role": "assistant", "content": streamer.text})
+        return streamer.text
+
+
+def chat_loop(generator, system, question, settings):
+    """Answer the question, or where it is empty those from the terminal (or a pipe), one a line."""
+    warn_of_template(generator.tokenizer)
+    conversation = Chat(generator, system)
+    if question:
+        conversation.ask(question, *settings)
+        return
+    with contextlib.suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 -- from here on, input() can edit the line and recall earlier ones
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    while True:
+        try:
+            line = input("> " * sys.stdin.isatty()).strip()
+        except EOFError:  # Ctrl-D
+            return
+        if line == "/exit":
+            return
+        if line == "/reset":
+            conversation = Chat(generator, system)
+        elif line:
+            conversation.ask(line, *settings)
