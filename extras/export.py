@@ -82,9 +82,8 @@ def weight_names(args):
 
 
 def iter_weights(args, weights):
-    """Yield (our name, tensor) in llama2.c's order."""
-    for name, _, _ in weight_names(args):
-        yield name, weights[name]
+    """(our name, tensor) of every weight in llama2.c's order."""
+    return ((name, weights[name]) for name, _, _ in weight_names(args))
 
 
 def permute(w, n_heads):
@@ -176,11 +175,12 @@ def load_llama2c(path):
         with torch.device("meta"):  # shapes without numbers
             shapes = {name: w.shape for name, w in Transformer(args).state_dict().items()}
         tables = 4 * context * (dim // heads)  # bytes of RoPE's cosines and sines
-        expected = 28 + tables + sum(4 * shapes[name].numel() for name, _, _ in weight_names(args))
+        names = [name for name, _, _ in weight_names(args)]
+        expected = 28 + tables + sum(4 * shapes[name].numel() for name in names)
         if size != expected:
             raise InputError(f"{path} is not complete: it has {size} bytes, its header announces {expected}")
         weights = {}
-        for name, _, _ in weight_names(args):
+        for name in names:
             w = np.fromfile(f, dtype="<f4", count=shapes[name].numel())
             weights[name] = torch.from_numpy(w).view(shapes[name])
             if name == "norm.weight":
@@ -194,9 +194,10 @@ def load_hf(folder):
         raise InputError(f"{folder} is not a model of transformers': it holds no config.json")
     transformers = import_optional("transformers", f"{folder}, a folder,")
     saved_config = read_json(Path(folder, "config.json"))
-    kind = saved_config.get("architectures") or [saved_config.get("model_type")]
-    if saved_config.get("model_type") != "llama" or kind[0] not in ("LlamaForCausalLM", "llama"):
-        raise InputError(f"{folder} is a {kind[0]}: only LlamaForCausalLM has the shape of model.py")
+    model_type = saved_config.get("model_type")
+    name = (saved_config.get("architectures") or [model_type])[0]
+    if model_type != "llama" or name not in ("LlamaForCausalLM", "llama"):
+        raise InputError(f"{folder} is a {name}: only LlamaForCausalLM has the shape of model.py")
     config = transformers.LlamaConfig.from_dict(saved_config)
     refuse_other_models(config, folder)
     try:
@@ -314,8 +315,7 @@ def write_llama2c(args, weights, tok, path):
         for name, w in iter_weights(args, weights):
             f.write(w.float().numpy().tobytes())
             if name == "norm.weight":
-                for table in tables:
-                    f.write(table.numpy().tobytes())
+                f.writelines(table.numpy().tobytes() for table in tables)
     write_tokenizer_bin(tok, path)
 
 
@@ -345,25 +345,20 @@ def write_llama2c_q80(args, weights, tok, path):
 
 
 def write_tokenizer_bin(tok, path):
-    """tokenizer.bin beside the model."""
-    if not tok or tok.kind != "sentencepiece":
-        return print("no tokenizer.bin: llama2.c reads sentencepiece vocabularies only, and there is none")
-    with atomic_write(os.path.join(os.path.dirname(path), "tokenizer.bin"), "wb") as f:
-        f.write(llama2c_bytes(tok))
-
-
-def llama2c_bytes(tok):
     """
-    llama2.c's tokenizer.bin, little-endian: uint32 longest piece in bytes, then for each piece float32
+    tokenizer.bin beside the model, little-endian: uint32 longest piece in bytes, then for each piece float32
     score, uint32 length, its bytes. '▁' is written as the space that it stands for, BOS and EOS with the
     newlines that run.c expects.
     """
-    pieces = [tok.piece(i).replace("▁", " ") for i in range(tok.n_words)]
-    pieces[tok.bos_id] = "\n<s>\n"
-    pieces[tok.eos_id] = "\n</s>\n"
-    pieces = [piece.encode("utf-8") for piece in pieces]
-    rows = [struct.pack("<fI", tok.sp.get_score(i), len(piece)) + piece for i, piece in enumerate(pieces)]
-    return struct.pack("<I", max(map(len, pieces))) + b"".join(rows)
+    if not tok or tok.kind != "sentencepiece":
+        return print("no tokenizer.bin: llama2.c reads sentencepiece vocabularies only, and there is none")
+    pieces = [tok.piece(i).replace("▁", " ").encode("utf-8") for i in range(tok.n_words)]
+    pieces[tok.bos_id] = b"\n<s>\n"
+    pieces[tok.eos_id] = b"\n</s>\n"
+    with atomic_write(os.path.join(os.path.dirname(path), "tokenizer.bin"), "wb") as f:
+        f.write(struct.pack("<I", max(map(len, pieces))))
+        for i, piece in enumerate(pieces):
+            f.write(struct.pack("<fI", tok.sp.get_score(i), len(piece)) + piece)
 
 
 def write_gguf(args, weights, tok, path, q8_0=False):

@@ -100,9 +100,6 @@ def sample():
 if command == "sample":
     sys.exit(sample())
 
-# --------------------------------------------------------------------------------------------------------
-# training: settings
-
 datasets = import_optional("datasets", "training")
 import_optional("accelerate", "training")
 found_device = find_device(device)
@@ -118,9 +115,6 @@ args = transformers.TrainingArguments(
 if resume != any(Path(out_dir).glob("checkpoint-*")):
     problem = "no run" if resume else "a run: --resume=True resumes it, another --out_dir begins a new one"
     raise InputError(f"{out_dir} holds {problem}")
-
-# --------------------------------------------------------------------------------------------------------
-# data
 
 tokenizer = from_pretrained(transformers.AutoTokenizer)
 if tokenizer.eos_token_id is None:
@@ -169,9 +163,9 @@ trainer = transformers.Trainer(
 )  # fmt: skip
 if trainer.is_world_process_zero():
     n_blocks = len(blocks["train"])
-    n_ends = sum(row.count(tokenizer.eos_token_id) for row in blocks["val"]["labels"])
     print(f"{lm.num_parameters():,} parameters; {n_blocks:,} blocks of {block_size} tokens; {dtype}")
     n_labels = len(blocks["val"]) * block_size
+    n_ends = sum(row.count(tokenizer.eos_token_id) for row in blocks["val"]["labels"])
     print(f"{n_ends:,} of {n_labels:,} labels for validation are {tokenizer.eos_token!r}")
 trainer.train(resume_from_checkpoint=resume or None)
 loss = trainer.evaluate()["eval_loss"]

@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import devices
 from devices import autocast
 from extras import fast_decode
-from extras.fit import memory
+from extras.memory import memory
 from model import ModelArgs, Transformer
 from tests.fixtures import ALONE, HERE, SMALL, assert_same_run, flags, read_rows, run_here, small_model
 
@@ -171,19 +171,18 @@ def test_one_process_of_torchrun_has_the_losses_of_a_run_without(device, data, t
 def no_waiting(first, last):
     """
     Any wait for the device raises an error from the end of step `first`'s update to the end of `last`'s. The
-    steps are counted by AdamW's updates, of which each has one. Yields the steps that it watched.
+    steps are counted by the updates of the optimizer that comes first. Yields the steps that it watched.
     """
+    counted = []
     watched = []
-    count = 0
 
     def after_update(optimizer, args, kwargs):
-        nonlocal count
-        if isinstance(optimizer, torch.optim.AdamW):
-            watch = first <= count < last
+        if not counted or optimizer is counted[0]:
+            watch = first <= len(counted) < last
             torch.cuda.set_sync_debug_mode("error" if watch else "default")
             if watch:
-                watched.append(count + 1)
-            count += 1
+                watched.append(len(counted) + 1)
+            counted.append(optimizer)
 
     hook = register_optimizer_step_post_hook(after_update)
     try:
@@ -204,16 +203,6 @@ def test_a_step_that_is_not_logged_never_waits_for_the_device(device, data, tmp_
     assert watched == list(range(11, 19))
 
 
-def test_the_watch_begins_and_ends_where_it_should_on_a_cpu(data, tmp_path, monkeypatch):
-    """The same on a CPU, where nothing waits: which mode each step of train.py has."""
-    modes = []
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    with no_waiting(first=1, last=4) as watched:
-        run_here("train.py", *options_for("cpu", data, tmp_path, max_iters=6, optimizer="muon"))
-    assert watched == [2, 3, 4]
-    assert modes == ["default", "error", "error", "error", "default", "default", "default"]
-
-
 # --------------------------------------------------------------------------------------------------------
 # memory
 
@@ -221,46 +210,33 @@ RECIPE = {"dim": 768, "n_layers": 12, "n_heads": 12, "n_kv_heads": 4, "max_seq_l
 RECIPE |= {"vocab_size": 6144}  # README.md's 80 million; two of its micro-batches
 
 
-def write_shards(folder, vocab_size):
+def write_random_shards(folder):
     """Two shards of random ids, which train.py takes for text."""
     rng = np.random.default_rng(0)
     os.makedirs(folder)
     for name in ("data00", "data01"):
-        rng.integers(vocab_size, size=300_000, dtype="<u2").tofile(os.path.join(folder, f"{name}.bin"))
+        ids = rng.integers(RECIPE["vocab_size"], size=300_000, dtype="<u2")
+        ids.tofile(os.path.join(folder, f"{name}.bin"))
     with open(os.path.join(folder, "meta.json"), "w", encoding="utf-8") as f:
-        json.dump({"vocab_size": vocab_size, "dtype": "uint16"}, f)
-
-
-def train_recipe(folder, device, recipe, **changes):
-    """Three steps of train.py; returns its globals."""
-    write_shards(folder / "ids", recipe["vocab_size"])
-    length = {"max_iters": 3, "eval_iters": 1, "eval_interval": 100, "gradient_accumulation_steps": 2}
-    usual = {"vocab_source": folder / "ids", "out_dir": folder / "out", "device": device}
-    return run_here("train.py", *flags(**recipe, **length, **usual, **changes))
+        json.dump({"vocab_size": RECIPE["vocab_size"], "dtype": "uint16"}, f)
 
 
 @pytest.mark.parametrize("compile", ["false", "auto"])
 @on_cuda
-def test_training_takes_the_memory_that_fit_says(device, tmp_path, compile):
+def test_training_takes_the_memory_that_the_formula_says(device, tmp_path, compile):
     shape = {name: value for name, value in RECIPE.items() if name != "batch_size"}
-    args = ModelArgs(**shape, multiple_of=32)
-    dtype = half(device)
-    parts = memory(args, RECIPE["batch_size"], dtype)
+    parts = memory(ModelArgs(**shape), RECIPE["batch_size"], half(device))
     want = sum(part[compile == "auto"] for part in parts.values())
     free, _ = torch.cuda.mem_get_info()
     if free < 1.5 * want:
         pytest.skip(f"needs {1.5 * want / 1e9:.0f} GB of free memory on the device")
+    write_random_shards(tmp_path / "ids")
+    length = {"max_iters": 3, "eval_iters": 1, "eval_interval": 100, "gradient_accumulation_steps": 2}
+    usual = {"vocab_source": tmp_path / "ids", "out_dir": tmp_path / "out", "device": device}
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    train_recipe(tmp_path, device, RECIPE, compile=compile)
+    run_here("train.py", *flags(**RECIPE | length | usual, compile=compile))
     assert torch.cuda.max_memory_allocated() - before == pytest.approx(want, rel=0.2)
-
-
-def test_the_recipe_of_the_memory_test_trains_on_a_cpu(tmp_path):
-    toy = {"dim": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "max_seq_len": 32, "batch_size": 2}
-    toy |= {"vocab_size": 96}
-    scope = train_recipe(tmp_path, "cpu", toy, compile="false")
-    assert scope["step"] == 3 and scope["raw_model"].args.vocab_size == 96
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -287,52 +263,17 @@ def counting_graphs():
         cudagraph_trees.CUDAGraphNode = node
 
 
-def decoding_pair(device):
-    """A model that decodes eagerly, and one with the same weights that decodes compiled."""
-    pair = [small_model(lively=True, n_layers=2).to(device).eval() for _ in range(2)]
-    fast_decode.compile_decoding(pair[1], device)
-    return pair
-
-
-def assert_same_text(eager, compiled, stories, device):
-    x = torch.randint(96, (stories, 5), generator=torch.Generator().manual_seed(stories)).to(device)
-    want = eager.generate(x, 40, temperature=0)  # past the 32 positions of the context
-    assert torch.equal(compiled.generate(x, 40, temperature=0), want)
-    assert len(want.unique()) > 10  # no story of one word
-
-
 @pytest.mark.parametrize("stories", [1, 8])
 @on_cuda
 def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_and_records_one_graph(device, stories):
+    """tests/test_fast_decode.py has the same on a CPU, where there are no graphs."""
     torch.set_float32_matmul_precision("highest")
+    eager, compiled = [small_model(lively=True, n_layers=2).to(device).eval() for _ in range(2)]
     with counting_graphs() as recorded:
-        eager, compiled = decoding_pair(device)
+        fast_decode.compile_decoding(compiled, device)
         for _ in range(3):  # the second and the third story replay the graph of the first
-            assert_same_text(eager, compiled, stories, device)
+            x = torch.randint(96, (stories, 5), generator=torch.Generator().manual_seed(stories)).to(device)
+            want = eager.generate(x, 40, temperature=0)  # past the 32 positions of the context
+            assert torch.equal(compiled.generate(x, 40, temperature=0), want)
+            assert len(want.unique()) > 10  # no story of one word
     assert len(recorded) == 1
-
-
-def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_on_a_cpu(monkeypatch):
-    """The same steps with a compiler that is quick on a CPU; tests/test_fast_decode.py has the real one."""
-    compile = torch.compile
-    quick = lambda f, **options: compile(f, dynamic=False, backend="aot_eager")  # noqa: E731
-    monkeypatch.setattr(fast_decode.torch, "compile", quick)
-    monkeypatch.setattr(fast_decode, "compile_error", lambda device: "")
-    monkeypatch.setattr(fast_decode, "compile_for_cpu", lambda model: quick(model.decode_step))
-    eager, compiled = decoding_pair("cpu")
-    for stories in (1, 8, 1):
-        assert_same_text(eager, compiled, stories, "cpu")
-
-
-def test_the_counter_of_graphs_counts_on_a_cpu(monkeypatch):
-    """torch makes a CUDAGraphNode where it records a graph; without CUDA only its making can be seen."""
-    from torch._inductor import cudagraph_trees
-
-    monkeypatch.setattr(cudagraph_trees.CUDAGraphNode, "__init__", lambda self, *args: None)
-    names = cudagraph_trees.CUDAGraphTreeManager.record_function.__code__.co_names
-    assert "CUDAGraphNode" in names
-    with counting_graphs() as recorded:
-        cudagraph_trees.CUDAGraphNode(1, 2)
-        cudagraph_trees.CUDAGraphNode(3)
-    assert recorded == [(1, 2), (3,)]
-    assert cudagraph_trees.CUDAGraphNode.__name__ == "CUDAGraphNode"

@@ -1,15 +1,33 @@
 """
-Will it fit? The memory of a training step by formula: python -m extras.bench --fit, with train.py's options.
+Will it fit? The memory of a training step by formula, eager and compiled.
+
+    python -m extras.memory --batch_size=128                     with train.py's options of shape and batch
+    python -m extras.memory --optimizer=muon --device=cuda
+
+gradient_accumulation_steps does not change it: half the batch_size with twice as many needs about half.
 """
 
 import math
 
 import torch
 
+from configurator import InputError, override
 from model import ModelArgs, Transformer
 
+dim = 288  # width
+n_layers = 8  # blocks
+n_heads = 8  # query heads
+n_kv_heads = 4  # key/value heads
+multiple_of = 32  # the feed-forward layer's width is rounded up to a multiple of this
+vocab_size = 4096  # ids
+max_seq_len = 256  # tokens in a sequence
+batch_size = 8  # sequences in a micro-batch
+dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products
+optimizer = "adamw"  # adamw | muon: what keeps numbers for each parameter
+device = "cuda"  # cuda | mps | cpu: they keep different things of attention
 
-def memory(args: ModelArgs, batch_size, dtype="bfloat16", optimizer="adamw", kind="cuda"):
+
+def memory(args: ModelArgs, batch_size, dtype="bfloat16", optimizer="adamw", device_type="cuda"):
     """
     {part: (bytes of eager training, bytes of compiled training)} of one process of train.py without dropout.
 
@@ -50,7 +68,7 @@ def memory(args: ModelArgs, batch_size, dtype="bfloat16", optimizer="adamw", kin
     multiplied = in_blocks + args.vocab_size * args.dim
     states = 8 * num_params - (4 * in_blocks if optimizer == "muon" else 0)
     copies = size * multiplied if size < 4 else 0
-    eager, compiled = activations_per_token(args, size, kind)
+    eager, compiled = activations_per_token(args, size, device_type)
     logits = args.vocab_size * tokens
     return {
         "parameters": (4 * num_params, 4 * num_params),
@@ -62,13 +80,11 @@ def memory(args: ModelArgs, batch_size, dtype="bfloat16", optimizer="adamw", kin
     }
 
 
-def activations_per_token(args, size, kind):
+def activations_per_token(args, size, device_type):
     """(eager, compiled): bytes that the forward pass keeps per token, logits aside; see `memory`."""
     head_dim = args.dim // args.n_heads
-    kv_heads = args.n_kv_heads if kind == "cpu" else args.n_heads
-    padded = head_dim
-    if kind == "cuda" and size < 4:
-        padded = math.ceil(head_dim / 8) * 8
+    kv_heads = args.n_kv_heads if device_type == "cpu" else args.n_heads
+    padded = math.ceil(head_dim / 8) * 8 if device_type == "cuda" and size < 4 else head_dim
     attention = size * padded * 2 * (args.n_heads + kv_heads)
     unpadded = size * args.dim if padded > head_dim else 0
     norm_results = 5 * size * args.dim if size < 4 else 8 * args.dim
@@ -79,16 +95,25 @@ def activations_per_token(args, size, kind):
     return args.n_layers * eager + last_eager, args.n_layers * compiled + last_compiled
 
 
-def print_fit(args, batch_size, dtype, optimizer, device):
-    """The table of `memory` in GB, and whether it fits the device, where there is one."""
-    kind = device.split(":")[0]
-    parts = memory(args, batch_size, dtype, optimizer, kind)
+def main():
+    """Print the table of `memory` in GB, and how much the GPU has, where there is one."""
+    try:
+        args = ModelArgs(dim, n_layers, n_heads, n_kv_heads, vocab_size, multiple_of=multiple_of,
+                         max_seq_len=max_seq_len)  # fmt: skip
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    parts = memory(args, batch_size, dtype, optimizer, device)
     totals = tuple(sum(column) for column in zip(*parts.values()))
-    print(f"a micro-batch of {batch_size} x {args.max_seq_len} tokens, {dtype}; GB (1e9 bytes) on {kind}\n")
+    print(f"a micro-batch of {batch_size} x {max_seq_len} tokens, {dtype}; GB (1e9 bytes) on {device}\n")
     print(f"{'':34} {'eager':>8} {'compiled':>8}")
     for name, (eager, compiled) in (parts | {"total": totals}).items():
         print(f"{name:34} {eager / 1e9:8.2f} {compiled / 1e9:8.2f}")
     print(f"\n{parts['parameters'][0] // 4:,} parameters. CUDA itself takes about 0.5 GB more.")
-    if kind == "cuda" and torch.cuda.is_available():
+    if device == "cuda" and torch.cuda.is_available():
         total = torch.cuda.get_device_properties(device).total_memory
         print(f"{torch.cuda.get_device_name(device)} has {total / 1e9:.1f} GB.")
+
+
+if __name__ == "__main__":
+    override(globals())
+    main()
