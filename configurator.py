@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import json
 import math
 import os
 import re
@@ -135,3 +136,16 @@ def atomic_write(path, mode="w"):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as f:
+        try:
+            return json.load(f)
+        except ValueError as error:
+            raise InputError(f"{path} is broken: {error}") from None
+
+
+def write_json(path, value):
+    with atomic_write(path) as f:
+        json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)

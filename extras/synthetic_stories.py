@@ -4,8 +4,8 @@ Write made-up children's stories from a seeded grammar, for a machine that canno
     python -m extras.synthetic_stories      # print three stories
     python -m extras.synthetic_stories 7    # with another seed
 
-tinystories.py calls write_shard() in a pool of processes and stores what it returns as JSON, in the format
-of the real data. The same (seed, index, num_bytes) gives the same stories on every machine.
+tinystories.py synthesize calls write_stories(), which fills a folder with files in the format of the real
+data. The same (seed, shards, megabytes) gives the same files on every machine.
 
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
@@ -20,11 +20,16 @@ This is no substitute for TinyStories, which has far more plots, words and turns
 learns these plots, reaches a very low loss, and can tell nothing else.
 """
 
+import functools
 import math
 import random
 import re
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
+from tqdm import tqdm
+
+from configurator import write_json
 from extras.story_plots import PLOTS
 
 # --------------------------------------------------------------------------------------------------------
@@ -306,6 +311,20 @@ def write_shard(seed: int, index: int, num_bytes: int) -> list[dict]:
 def limit_bpb(stories: list[dict]) -> float:
     """The limit of some stories, in bits per byte of their text."""
     return sum(s["bits"] for s in stories) / sum(len(s["story"].encode()) for s in stories)
+
+
+def write_stories(folder, shards, seed, megabytes, workers, initializer=None):
+    """
+    Fill a folder with data00.json, data01.json, ... of equal size, and corpus.json, which says how well the
+    stories of data00.json can be predicted. initializer: what each process of the pool calls first.
+    """
+    write = functools.partial(write_shard, seed, num_bytes=int(megabytes * 1e6 / shards))
+    with ProcessPoolExecutor(workers, initializer=initializer) as pool:
+        written = tqdm(pool.map(write, range(shards)), "synthesize", shards, unit="shard")
+        for i, stories in enumerate(written):
+            write_json(f"{folder}/data{i:02}.json", stories)
+            if i == 0:
+                write_json(f"{folder}/corpus.json", {"limit_bpb": round(limit_bpb(stories), 4)})
 
 
 if __name__ == "__main__":
