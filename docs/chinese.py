@@ -1,8 +1,8 @@
 """
 The pictures of the course in Chinese: every text of an SVG that the table knows is replaced.
 
-Reads  docs/figures/NAME.svg and NAME.dark.svg (figures.py)
-Writes docs/figures/NAME.zh.svg and NAME.zh.dark.svg
+Reads  docs/figures/NAME.svg (figures.py)
+Writes docs/figures/NAME.zh.svg
 
     python docs/chinese.py
 
@@ -110,9 +110,7 @@ def main():
         if ".zh." not in path:
             with open(path, encoding="utf-8") as f:
                 svg = translate(f.read())
-            head, tail = os.path.split(path)
-            name, _, rest = tail.partition(".")
-            with atomic_write(os.path.join(head, f"{name}.zh.{rest}")) as f:
+            with atomic_write(path.removesuffix("svg") + "zh.svg") as f:
                 f.write(svg)
 
 

@@ -1,6 +1,6 @@
 """
-What figures.py draws with: two themes, two sizes of text, a sheet of pixels with boxes and arrows on it,
-charts, and SVG whose text stays text. Nothing here knows what a model is.
+What figures.py draws with: colours for light and for dark pages, two sizes of text, a sheet of pixels with
+boxes and arrows on it, charts, and SVG whose text stays text. Nothing here knows what a model is.
 
 Reads  nothing
 Writes what save() is told to
@@ -26,12 +26,10 @@ FONTS = {
 }
 # GitHub's backgrounds and greys, and a blue and an orange near those of Okabe & Ito, which colour-blind
 # readers tell apart. Not transparent: where a page's theme is not the system's, dark would stand on dark.
-THEMES = {
-    "": {"back": "#ffffff", "ink": "#1f2328", "soft": "#59636e", "line": "#c5ced7", "fill": "#f3f5f8",
-         "blue": "#0072b2", "orange": "#c65102"},
-    ".dark": {"back": "#0d1117", "ink": "#e6edf3", "soft": "#9aa4af", "line": "#3d444d", "fill": "#161d26",
-              "blue": "#56b4e9", "orange": "#e69f00"},
-}  # fmt: skip
+LIGHT = {"back": "#ffffff", "ink": "#1f2328", "soft": "#59636e", "line": "#c5ced7", "fill": "#f3f5f8",
+         "blue": "#0072b2", "orange": "#c65102"}  # fmt: skip
+DARK = {"back": "#0d1117", "ink": "#e6edf3", "soft": "#9aa4af", "line": "#3d444d", "fill": "#161d26",
+        "blue": "#56b4e9", "orange": "#e69f00"}  # fmt: skip
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "the same ids in every run", "font.size": SMALL,
     "font.sans-serif": ["DejaVu Sans"], "font.monospace": ["DejaVu Sans Mono"], "text.color": "ink",
@@ -43,10 +41,15 @@ STYLE = {
 }  # fmt: skip
 
 
-def set_theme(name):
-    """From here on the names of colours are those of a theme."""
-    for color, value in THEMES[name].items():  # not update(): it would leave the mapping's cache as it is
-        colors.get_named_colors_mapping()[color] = value
+def add_dark_colors(svg):
+    """The SVG with a rule for dark pages. It has to beat matplotlib's style attributes: !important."""
+    rules = [
+        f'[style*="{key}: {LIGHT[name]}"] {{{key}: {DARK[name]} !important}}'
+        for name in LIGHT
+        for key in ("fill", "stroke")
+    ]
+    rule = "\n".join(("", "@media (prefers-color-scheme: dark) {", *rules, "}", "</style>"))
+    return svg.replace("</style>", rule, 1)
 
 
 def axes(height, place, **more):
@@ -130,10 +133,11 @@ def save(path):
     for ours, theirs in FONTS.items():
         text = text.replace(f"font-family: {ours}", f"font-family: {theirs}")
     with atomic_write(path) as f:
-        f.write(text)
+        f.write(add_dark_colors(text))
 
 
-set_theme("")
+for name, color in LIGHT.items():  # not update(): it would leave the mapping's cache as it is
+    colors.get_named_colors_mapping()[name] = color
 plt.rcParams.update(STYLE)
 plt.switch_backend("agg")  # no window
 warnings.filterwarnings("ignore", "Glyph")  # DejaVu has no Chinese: the reader's machine has

@@ -1,14 +1,15 @@
 """
-The pictures of the course, drawn from what the code does, each for a light and a dark page.
+The pictures of the course, drawn from what the code does. Each has colours for a light and for a dark page.
 
 Reads  output/ckpt.pt and output/log.jsonl (a run of quickstart.sh), tokenizer_k/ (train_tokenizer.py)
-Writes docs/figures/NAME.svg and NAME.dark.svg, as wide as a README on GitHub; chinese.py translates them
+Writes docs/figures/NAME.svg, as wide as a README on GitHub; chinese.py translates them
 
-    python docs/figures.py                     all: data decoder gqa rope loss copying lr cache head mask
+    python docs/figures.py                     all: data decoder gqa rope loss lr cache head mask
     python docs/figures.py --only=rope,loss    some
 
 What is missing is said in a line, and the other pictures are drawn. `cache` measures (a minute on a machine
-that does nothing else); the others are the same, byte for byte, for the same input. What draws is in
+that does nothing else); the others are the same, byte for byte, for the same input. copying.svg is kept as
+it was drawn: it shows what extras/story_check.py counted at each evaluation of a run. What draws is in
 drawing.py, what is drawn comes from observe.py. Needs matplotlib: pip install matplotlib
 """
 
@@ -32,7 +33,7 @@ from prepare_data import convert_message
 from tokenizer import Tokenizer
 
 checkpoint = "output/ckpt.pt"  # for data, decoder, lr, cache, head
-log = "output/log.jsonl"  # for loss, lr, copying; copying needs a run with --story_check
+log = "output/log.jsonl"  # for loss, lr
 tokenizer = "tokenizer_k"  # for mask: a folder with a chat template
 only = ""  # pictures to draw, with commas between them; '' is all
 out = "docs/figures"  # the folder to write
@@ -221,23 +222,6 @@ def loss():
     ax.set_ylim(0)
 
 
-def copying():
-    """What a run with --story_check counted at its evaluations: how many stories keep what they speak of."""
-    ax = d.chart("What the stories of the quick start keep", "step", "stories (%)")
-    for key, name, color, style in (
-        ("story_words", "every word is one", "soft", "-"),
-        ("story_ended", "ended by itself", "soft", "--"),
-        ("story_pronouns", "pronouns fit the hero", "orange", "--"),
-        ("story_hero", "hero keeps the name", "orange", "-"),
-        ("story_creature", "creature's word kept", "blue", "-"),
-        ("story_thing", "thing keeps its kind", "blue", "--"),
-    ):
-        steps, values = zip(*logged(log, key))
-        ax.plot(steps, [100 * value for value in values], style, color=color, label=name)
-    ax.set_ylim(-3, 103)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), labelcolor="linecolor")
-
-
 def lr():
     """train.py's get_lr for its schedules, at the run's options; and what the run has logged."""
     scope, points = from_train(), logged(log, "lr")
@@ -246,7 +230,7 @@ def lr():
     ax = d.chart("The learning rate, by the schedules of train.py", "step", "learning rate")
     small = ax.inset_axes((0.13, 0.14, 0.27, 0.4), ylim=(0, top * 1.12))
     small.set_title("the beginning", size=d.SMALL, pad=4)
-    for schedule, color, at in (("cosine", "blue", 0.35), ("wsd", "orange", 0.7), ("linear", "soft", 0.75)):
+    for schedule, color, at in (("cosine", "blue", 0.35), ("wsd", "orange", 0.7)):
         scope["schedule"] = schedule
         values = [scope["get_lr"](step) for step in range(last + 1)]
         ax.plot(values, color=color)
@@ -316,16 +300,14 @@ def mask():
 
 
 def main():
-    drawn = {f.__name__: f for f in (data, decoder, gqa, rope, loss, copying, lr, cache, head, mask)}
+    drawn = {f.__name__: f for f in (data, decoder, gqa, rope, loss, lr, cache, head, mask)}
     for name in only.split(",") if only else drawn:
         if name not in drawn:
             raise InputError(f"no picture {name!r}: there are {', '.join(drawn)}")
         try:
-            for theme in d.THEMES:
-                d.set_theme(theme)
-                drawn[name]()
-                d.save(os.path.join(out, f"{name}{theme}.svg"))
-            print(f"wrote {os.path.join(out, name)}.svg and .dark.svg")
+            drawn[name]()
+            d.save(os.path.join(out, f"{name}.svg"))
+            print(f"wrote {os.path.join(out, name)}.svg")
         except (ValueError, OSError) as error:
             print(f"no picture {name}: {error}")
 

@@ -22,18 +22,21 @@ may change its hero at a cost that the average hardly shows. On the grammar's ow
 in at least 99.5 % (tests/test_story_check.py).
 """
 
+import collections
 import difflib
 import glob
+import itertools
 import os
 import re
 import statistics
 
+import numpy as np
 import torch
 
 from configurator import InputError, override
-from extras.longest_copy import longest_copies
 from extras.story_plots import PLOTS
 from extras.synthetic_stories import BOYS, GIRLS, KINS, PRONOUNS, WORDS
+from sample import TextGenerator
 from tinystories import STORIES, read_texts
 
 checkpoint = "output/ckpt.pt"  # whose stories
@@ -93,7 +96,7 @@ def first_after(pattern, found):
 
 
 def check_names(text):
-    """{"kind": whether the creature's word is kept, "own": and its own name}; None: there is none."""
+    """(whether the creature's word is kept, and its own name); None: there is none."""
     found = mentions(text)
     names = {
         "kind": first_after(BEFORE_KIND, found),
@@ -109,15 +112,11 @@ def check_names(text):
         elif word.removesuffix("s") in names.values() or word in names.values():
             continue  # the creature may be spoken to by its word or by its name
         else:  # what is spoken to is called by its own name, if it has one
-            expected = "own" if similarity(names.get("kind", ""), word) < 0.6 else "kind"
-            expected = expected if expected in names else "kind"
+            likeness = difflib.SequenceMatcher(None, names.get("kind", ""), word).ratio()
+            expected = "own" if "own" in names and likeness < 0.6 else "kind"
         if expected in names and names[expected] not in (word, word.removesuffix("s")):
             kept[expected] = False
-    return {role: kept.get(role) for role in ("kind", "own")}
-
-
-def similarity(one, other):
-    return difflib.SequenceMatcher(None, one, other).ratio()
+    return kept.get("kind"), kept.get("own")
 
 
 def check_hero(text):
@@ -159,72 +158,77 @@ def unknown_words(text):
 
 def check_story(text, ended=None):
     """{property: True, False, or None where it does not apply}; ended: None judges by the last sentence."""
-    names = check_names(text)
+    kind_kept, own_kept = check_names(text)
     complete = re.search(r'[.!?]"?$', text) and text.count('"') % 2 == 0
     return {
-        "ended": bool(complete) if ended is None else ended,
-        "hero": check_hero(text),
-        "creature": names["kind"],
-        "own_name": names["own"],
-        "pronouns": check_pronouns(text),
-        "thing": check_things(text),
-        "words": not unknown_words(text),
+        "ended by itself": bool(complete) if ended is None else ended,
+        "hero keeps the name": check_hero(text),
+        "creature's word kept": kind_kept,
+        "own name kept": own_kept,
+        "pronouns fit the hero": check_pronouns(text),
+        "thing keeps its kind": check_things(text),
+        "every word is one": not unknown_words(text),
     }
 
 
-TITLES = {
-    "ended": "ended by itself",
-    "hero": "hero keeps the name",
-    "creature": "creature's word kept",
-    "own_name": "own name kept",
-    "pronouns": "pronouns fit the hero",
-    "thing": "thing keeps its kind",
-    "words": "every word is one",
-}
+# --------------------------------------------------------------------------------------------------------
+# How much of a story is copied.
+
+HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 divided by the golden ratio
 
 
-def shares(stories):
-    """[(text, ended or None)] -> {property: (share of those to which it applies, their number)}."""
-    checked = [check_story(text, ended) for text, ended in stories]
-    result = {}
-    for name in TITLES:
-        applies = [row[name] for row in checked if row[name] is not None]
-        result[name] = (sum(applies) / max(1, len(applies)), len(applies))
-    return result
+def longest_copies(texts, training_texts):
+    """
+    For each text the length, in words, of its longest piece that is in one of the training texts. A piece of
+    n words is in both only if its first n - 1 are: all places where a common piece begins are kept, and the
+    pieces grow by one word in each round. They are compared by hashes of 64 bits.
+    """
+    numbers = collections.defaultdict(itertools.count().__next__)  # of each word
+    words = []
+    for i, text in enumerate([*texts, *training_texts]):
+        words += [numbers[word] for word in text.split()]
+        words.append(-1 - i)  # like nothing else, so that no common piece has it
+    words = np.array(words)
+    text_index = np.cumsum(words < 0)
+    starts = np.arange(len(words))
+    hashes = np.zeros(len(words), np.uint64)
+    longest = np.zeros(len(texts), int)
+    for size in itertools.count(1):
+        hashes = (hashes + words[starts + size - 1].astype(np.uint64)) * HASH_FACTOR
+        hashes ^= hashes >> np.uint64(29)
+        ours = text_index[starts] < len(texts)
+        in_both = np.isin(hashes, np.intersect1d(hashes[ours], hashes[~ours]))
+        if not in_both.any():
+            return longest.tolist()
+        longest[text_index[starts[in_both & ours]]] = size
+        starts = starts[in_both]
+        hashes = hashes[in_both]
 
 
 # --------------------------------------------------------------------------------------------------------
 # The stories of a model, and the table.
 
 
-def write_stories(model, tokenizer, count, seed=1337, max_new_tokens=400, temperature=0.8, top_p=0.95):
-    """[(text, whether it ended by itself)], `count` or a few more: each hero meets each creature."""
-    device = model.freqs_cos.device
-    generator = torch.Generator(device).manual_seed(seed)
-    stop_ids = {tokenizer.bos_id, tokenizer.eos_id} - {-1}
+def write_stories(writer):
+    """[(text, whether it ended by itself)], num_stories or a few more: each hero meets each creature."""
     prompts = [f"One day, {hero} met a {creature}" for hero in HEROES for creature in CREATURES]
-    prompts = [tokenizer.encode(prompt, bos=True) for prompt in prompts] * -(-count // len(prompts))
+    prompts = [writer.encode(prompt) for prompt in prompts] * -(-num_stories // len(prompts))
+    options = (max_new_tokens, temperature, None, top_p, writer.stop_ids, writer.generator)
     stories = []
     for length in sorted({len(ids) for ids in prompts}):  # those of one length are one batch
-        idx = torch.tensor([ids for ids in prompts if len(ids) == length], device=device)
-        idx = model.generate(idx, max_new_tokens, temperature, None, top_p, stop_ids, generator)
-        stories += [(tokenizer.decode(ids), ids[-1] in stop_ids) for ids in idx.tolist()]
+        idx = torch.tensor([ids for ids in prompts if len(ids) == length], device=writer.device)
+        rows = writer.model.generate(idx, *options).tolist()
+        stories += [(writer.tokenizer.decode(ids), ids[-1] in writer.stop_ids) for ids in rows]
     return stories
-
-
-def check_model(model, tokenizer, count=64):
-    """{"story_hero": share, ...} of stories that the model writes: what train.py --story_check logs."""
-    training = model.training
-    model.eval()
-    found = shares(write_stories(model, tokenizer, count))
-    model.train(training)
-    return {f"story_{name}": share for name, (share, _) in found.items()}
 
 
 def print_table(stories):
     print(f"{len(stories)} stories")
-    for name, (share, applies) in shares(stories).items():
-        print(f"    {TITLES[name]:<24}" + (f"{share:7.1%}  of {applies}" if applies else "      -"))
+    verdicts = [check_story(text, ended) for text, ended in stories]
+    for name in verdicts[0]:
+        applies = [verdict[name] for verdict in verdicts if verdict[name] is not None]
+        share = f"{sum(applies) / len(applies):7.1%}  of {len(applies)}" if applies else "      -"
+        print(f"    {name:<24}{share}")
     odd = sorted({word for text, _ in stories for word in unknown_words(text)})
     if odd:
         print(f"    words that are none: {', '.join(odd[:12])}{', ...' if len(odd) > 12 else ''}")
@@ -257,11 +261,7 @@ def main():
         if not stories:
             raise InputError(f"{input_path} has no story")
     else:
-        from sample import TextGenerator
-
-        writer = TextGenerator(checkpoint)
-        settings = (seed, max_new_tokens, temperature, top_p)
-        stories = write_stories(writer.model, writer.tokenizer, num_stories, *settings)
+        stories = write_stories(TextGenerator(checkpoint, seed=seed))
     print_table(stories)
     print_copies(stories)
 

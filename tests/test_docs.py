@@ -1,6 +1,5 @@
 """The texts: the files, commands, options and names of the code that they mention exist."""
 
-import argparse
 import glob
 import importlib.util
 import os
@@ -20,8 +19,7 @@ PAIRS = (
     ("docs/recipes.md", "docs/recipes.zh.md"),
 )
 DOCS = [name for pair in PAIRS for name in pair]
-DOCS += ["docs/tutorial.zh.md", "docs/answers.md", "docs/CONTRIBUTING.md"]
-DOCS += ["docs/experiments.md"]
+DOCS += [f"docs/{name}.md" for name in ("tutorial.zh", "answers", "CONTRIBUTING", "experiments")]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
 SHORTCUTS = {"toy": "train.py", "sums": "train.py", "hf": "extras/train_hf.py"}  # course.md defines them
@@ -33,13 +31,20 @@ def text_of(name):
         return f.read()
 
 
-def files(*endings):
-    rooms = [glob.glob(room, root_dir=HERE) for room in ("*", "extras/*", "tests/*", "docs/*")]
-    return [path for room in rooms for path in room if path.endswith(endings)]
+def files(ending):
+    rooms = ("", "extras/", "extras/page/", "tests/", "docs/", "docs/figures/")
+    return [path for room in rooms for path in glob.glob(f"{room}*{ending}", root_dir=HERE)]
 
 
 def blocks_of(name, language):
     return "\n".join(re.findall(rf"(?ms)^```{language}\n(.*?)^```", text_of(name)))
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, os.path.join(HERE, f"docs/{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def commands_of(name):
@@ -50,9 +55,13 @@ def commands_of(name):
         for i, word in enumerate(words):
             module = i and words[i - 1] == "-m" and word not in FOREIGN
             if word.endswith(".py") or module or (i == 0 and word in SHORTCUTS):
-                script = word.replace(".", "/") + ".py" if module else SHORTCUTS.get(word, word)
-                yield script, words[i + 1 :]
+                yield path_of(word) if module else SHORTCUTS.get(word, word), words[i + 1 :]
                 break
+
+
+def path_of(module):
+    path = module.replace(".", "/")
+    return f"{path}/__main__.py" if os.path.isdir(os.path.join(HERE, path)) else f"{path}.py"
 
 
 def check_command(script, words):
@@ -83,21 +92,13 @@ def test_the_commands_names_and_files_in_a_text_exist(name):
         if not span.isupper():  # no variable of the environment
             assert os.path.exists(os.path.join(HERE, span)) or set(span.split(".")) <= known, span
     assert set(re.findall(r"\w+\.py\b", text)) <= {"test_docs.py", *map(os.path.basename, scripts)}
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r'(?:src|srcset)="([^":]+)"', text)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) + re.findall(r'src="([^":]+)"', text)
     assert all(os.path.exists(os.path.join(HERE, os.path.dirname(name), link)) for link in links), links
-
-
-def test_what_does_not_exist_is_found():
-    for word in ("--dims=64", "--schedule=sine"):
-        with pytest.raises((AssertionError, argparse.ArgumentTypeError)):
-            check_command("train.py", [word])
-    for name in DOCS[:4]:
-        assert {script for script, _ in commands_of(name)} >= {"train.py", "extras/export.py"}
 
 
 @pytest.mark.parametrize("english, chinese", PAIRS)
 def test_both_languages_say_the_same(english, chinese):
-    assert list(commands_of(english)) == list(commands_of(chinese))
+    assert list(commands_of(english)) == list(commands_of(chinese)) != []
     texts = text_of(english), text_of(chinese)
     a, b = (re.findall(r"(?m)^(#+) ", re.sub(FENCED, "", text)) for text in texts)
     assert a == b
@@ -112,10 +113,9 @@ def test_the_tutorials_reader_finds_every_option_of_train():
     assert [(name, default) for name, default, _ in rows] == options and len(options) > 30
 
 
-def test_the_answers_change_lines_of_the_code_and_no_old_word_is_left():
+def test_the_answers_change_lines_of_the_code():
     code = "\n".join(map(text_of, files(".py")))
     assert all(line in code for line in re.findall(r"(?m)^-(.*)$", blocks_of("docs/answers.md", "diff")))
-    assert "kno" + "b" not in "".join(map(text_of, files(".py", ".md", ".sh", ".toml"))).lower()
 
 
 @pytest.mark.parametrize("name", PAIRS[1])
@@ -128,34 +128,21 @@ def test_python_in_the_course_prints_what_stands_after_it(name):
 
 
 def test_the_smallest_model_learns_and_writes(capsys):
-    spec = importlib.util.spec_from_file_location("minimal", os.path.join(HERE, "docs/minimal.py"))
-    minimal = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(minimal)
+    minimal = load("minimal")
     minimal.max_iters = 80
     minimal.batch_size = 8
     losses = minimal.main()
     assert losses[0] > 3 and sum(losses[-5:]) / 5 < 1  # ln 31 = 3.4; how frequent each letter is: 2.8
-    stories = capsys.readouterr().out.splitlines()[-8:]
-    words = {word for story in stories for word in story.split()}
+    words = set(" ".join(capsys.readouterr().out.splitlines()[-8:]).split())
     assert words >= {"has", "a", "likes", "the"}
     assert len(text_of("docs/minimal.py").splitlines()) <= 130
 
 
-def test_the_texts_have_no_word_that_a_reader_must_translate_back():
-    old = r"\b(anew|whoever|in place of|Out:|behind (?!the waterfall)|(?:nats|bits|bytes|tokens) a )"
-    for name in ("README.md", "docs/course.md", "docs/answers.md", "docs/recipes.md", "docs/experiments.md"):
-        found = re.search(old, re.sub(FENCED, "", text_of(name)))
-        assert not found, (name, found)
-
-
 def test_the_chinese_pictures_are_those_of_today_in_chinese():
-    spec = importlib.util.spec_from_file_location("chinese", os.path.join(HERE, "docs/chinese.py"))
-    chinese = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(chinese)
-    pictures = [path for path in glob.glob(os.path.join(HERE, "docs/figures/*.svg")) if ".zh." not in path]
+    pictures = [path for path in files(".svg") if not path.endswith(".zh.svg")]
     for path in pictures:
-        name, _, rest = os.path.basename(path).partition(".")
-        translated = chinese.translate(text_of(f"docs/figures/{name}.{rest}"))
-        assert translated == text_of(f"docs/figures/{name}.zh.{rest}"), f"run docs/chinese.py: {name}"
-        assert re.search(r">[^<]*[\u4e00-\u9fff][^<]*</text>", translated), name
-    assert len(pictures) == 20
+        translated = load("chinese").translate(text_of(path))
+        assert translated == text_of(path.replace(".svg", ".zh.svg")), f"run docs/chinese.py: {path}"
+        assert re.search(r">[^<]*[\u4e00-\u9fff][^<]*</text>", translated), path
+        assert "@media (prefers-color-scheme: dark)" in translated, path
+    assert len(pictures) == 10

@@ -4,36 +4,32 @@ import random
 
 import pytest
 
-from configurator import InputError
+from configurator import InputError, read_json
 from extras import scaling
 from model import ModelArgs, Transformer, load_checkpoint
 from tests.fixtures import read_rows
-from tinystories import read_json
 
 pytest_plugins = ["tests.fixtures"]
 
 LAW = (0.5, 40.0, 0.3, 300.0, 0.4)
-GRID = [(dim, tokens) for dim in scaling.DIMS for tokens in (500_000, 1_000_000, 2_000_000, 4_000_000)]
+RUNS = [(scaling.num_params(dim), n * 500_000) for dim in scaling.DIMS for n in (1, 2, 4, 8)]
+POINTS = [(N, D, scaling.predict(LAW, N, D)) for N, D in RUNS]
 
 
 def test_the_fit_finds_the_law_that_made_the_losses():
-    points = [(scaling.num_params(dim), tokens) for dim, tokens in GRID]
-    points = [(N, D, scaling.predict(LAW, N, D)) for N, D in points]
-    assert scaling.fit(points) == pytest.approx(LAW, rel=1e-6)
+    assert scaling.fit(POINTS) == pytest.approx(LAW, rel=1e-6)
 
 
 def test_the_fit_predicts_within_one_percent_through_noise_of_half_a_percent():
     rng = random.Random(0)
-    points = [(scaling.num_params(dim), tokens) for dim, tokens in GRID]
-    noisy = [(N, D, scaling.predict(LAW, N, D) * (1 + rng.gauss(0, 0.005))) for N, D in points]
+    noisy = [(N, D, loss * (1 + rng.gauss(0, 0.005))) for N, D, loss in POINTS]
     want = scaling.predict(LAW, 1_000_000, 9_000_000)
     assert scaling.predict(scaling.fit(noisy), 1_000_000, 9_000_000) == pytest.approx(want, rel=0.01)
 
 
-@pytest.mark.parametrize("wrong", range(len(GRID)))
+@pytest.mark.parametrize("wrong", range(len(POINTS)))
 def test_a_run_that_went_wrong_does_not_bend_the_law(wrong):
-    points = [(scaling.num_params(dim), tokens) for dim, tokens in GRID]
-    points = [(N, D, scaling.predict(LAW, N, D)) for N, D in points]
+    points = list(POINTS)
     N, D, loss = points[wrong]
     points[wrong] = (N, D, 1.3 * loss)
     want = scaling.predict(LAW, 2_000_000, 9_000_000)

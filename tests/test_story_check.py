@@ -8,16 +8,12 @@ import re
 from collections import Counter
 
 import pytest
-import torch
 
-from extras import plot, story_check, synthetic_stories
-from extras.longest_copy import longest_copies
-from extras.story_check import SEXES, WORD, check_story, unknown_words
-from extras.synthetic_stories import MARK, WORDS, cast, compose, expand, sum_of_bits, tell, tidy
-from model import Transformer, load_checkpoint
-from tests.fixtures import SMALL, flags, read_rows, run, run_here
-from tinystories import read_json, write_json
-from tokenizer import Tokenizer
+from configurator import read_json, write_json
+from extras import plot, synthetic_stories
+from extras.story_check import SEXES, WORD, check_story, longest_copies, unknown_words
+from extras.synthetic_stories import MARK, WORDS, cast, compose, expand, made_up_name, sum_of_bits, tell, tidy
+from tests.fixtures import flags, read_rows, run
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -62,38 +58,27 @@ def test_the_probabilities_of_all_texts_of_a_template_add_up_to_one(template, mo
         assert abs(count - expected) < 5 * expected**0.5, text
 
 
-def test_the_bits_of_made_up_names_are_their_probability():
-    rng = random.Random(0)
-    counts, bits = Counter(), {}
-    for _ in range(40_000):
-        s = {"bits": []}
-        marked = synthetic_stories.made_up_name(s, rng)
-        name = MARK.sub("", marked)
-        counts[name] += 1
-        bits[name] = sum_of_bits(marked, s)
-    likely = [name for name in bits if bits[name] < 14]  # those without an onset: Angle, Oodle, ...
-    kept = 2**0.24  # names that are rejected leave their share to the others
-    expected = sum(40_000 * kept * 2 ** -bits[name] for name in likely)
-    found = sum(counts[name] for name in likely)
-    assert found > 80 and abs(found - expected) < 4 * expected**0.5
+class Scripted(random.Random):
+    """Takes the fifth of all options; random() is a given number."""
 
-
-class Fifth(random.Random):
-    """Always takes the fifth option."""
+    def __init__(self, number):
+        self.number = number
 
     def choice(self, options):
         return options[4]
 
     def random(self):
-        return 0.5
+        return self.number
 
 
-def test_the_bits_of_a_name_are_those_of_each_of_its_choices():
+@pytest.mark.parametrize("number, expected, p", [(0.5, "Cludam", 0.9), (0.95, "Udam", 0.1)])
+def test_the_bits_of_a_name_are_those_of_each_of_its_choices(number, expected, p):
     s = {"bits": []}
-    marked = synthetic_stories.made_up_name(s, Fifth())
-    lists = [getattr(synthetic_stories, name) for name in ("ONSETS", "VOWELS", "MIDDLES", "ENDINGS")]
-    assert MARK.sub("", marked) == "".join(options[4] for options in lists).capitalize() == "Cludam"
-    p = 0.9 * 4 / 6 * math.prod(options.count(options[4]) / len(options) for options in lists)
+    marked = made_up_name(s, Scripted(number))
+    lists = [synthetic_stories.VOWELS, synthetic_stories.MIDDLES, synthetic_stories.ENDINGS]
+    lists += [synthetic_stories.ONSETS] if p == 0.9 else []  # one name in ten begins with a vowel
+    assert MARK.sub("", marked) == expected
+    p *= 4 / 6 * math.prod(options.count(options[4]) / len(options) for options in lists)
     assert sum_of_bits(marked, s) == pytest.approx(-math.log2(p))
 
 
@@ -139,20 +124,24 @@ def verdicts(stories):
     return [check_story(plain(marked)) for marked, _ in stories]
 
 
-@pytest.mark.parametrize("name", story_check.TITLES)
+@pytest.mark.parametrize("name", check_story(""))
 def test_the_grammars_own_stories_have_the_property(name, verdicts):
     applies = [verdict[name] for verdict in verdicts if verdict[name] is not None]
     assert len(applies) > 200
     assert sum(applies) / len(applies) >= 0.995
 
 
-def pick(rng, matches):
-    matches = list(matches)
-    return rng.choice(matches) if matches else None
+# Each of these plants a fault in a story: plant(rng, text, marked, s) -> text, or None where it cannot.
 
 
-def put(text, match, word):
-    return text[: match.start()] + word + text[match.end() :]
+def replace(rng, text, matches, word):
+    """One of the matches becomes another word."""
+    match = rng.choice(matches) if matches else None
+    return match and text[: match.start()] + word + text[match.end() :]
+
+
+def later(word, text):
+    return list(re.finditer(rf"\b{word}\b", text))[1:]  # the first says what it is
 
 
 def misspell(rng, word):
@@ -160,33 +149,25 @@ def misspell(rng, word):
     i = rng.randrange(1, len(word) - 1)
     letter = rng.choice([c for c in "bdgklmnprt" if c != word[i]])
     swapped = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
-    return rng.choice([word[:i] + letter + word[i + 1 :], word[:i] + word[i + 1 :], swapped])
+    others = [word[:i] + letter + word[i + 1 :], word[:i] + word[i + 1 :], swapped]
+    return rng.choice([other for other in others if other != word])
 
 
-def cut_off(rng, marked, s):
-    words = plain(marked).split(" ")
-    cut = rng.choice([i for i in range(20, len(words)) if words[i - 1][-1] not in '.!?"'])
-    return " ".join(words[:cut])
+def cut_off(rng, text, marked, s):
+    words = text.split(" ")
+    return " ".join(words[: rng.choice([i for i in range(20, len(words)) if words[i - 1][-1] not in '.!?"'])])
 
 
-def another_hero(rng, marked, s):
-    text = plain(marked)
+def another_hero(rng, text, marked, s):
     hero = MARK.sub("", s["hero"])
-    match = pick(rng, list(re.finditer(rf"\b{hero}\b", text))[1:])
-    return match and put(text, match, rng.choice([name for name in SEXES if name != hero]))
+    return replace(rng, text, later(hero, text), rng.choice([name for name in SEXES if name != hero]))
 
 
 def another_word_for(slot):
-    def plant(rng, marked, s):
-        text = plain(marked)
+    def plant(rng, text, marked, s):
         name = MARK.sub("", s[slot])
-        match = pick(rng, list(re.finditer(rf"\b{name}\b", text))[1:])  # the first says what it is
-        if not match:
-            return None
-        other = misspell(rng, name)
-        if rng.random() < 0.5:
-            other = MARK.sub("", synthetic_stories.made_up_name({"bits": []}, rng))
-        return put(text, match, other) if other != name else None
+        made_up = MARK.sub("", made_up_name({"bits": []}, rng))
+        return replace(rng, text, later(name, text), rng.choice([misspell(rng, name), made_up]))
 
     return plant
 
@@ -194,51 +175,49 @@ def another_word_for(slot):
 OTHER_SEX = {"he": "she", "him": "her", "his": "her", "she": "he", "her": "his", "boy": "girl", "girl": "boy"}
 
 
-def another_pronoun(rng, marked, s):
+def another_pronoun(rng, text, marked, s):
     """One of the pronouns that have the mark of the hero's sex is one of the other sex."""
-    mark = s["he"][-1]
-    text = tidy(re.sub(f"(?!{mark}){MARK.pattern}", "", marked).replace("¶", " "))
-    found = [m for m in re.finditer(rf"\b(\w+){mark}", text) if m[1].lower() in OTHER_SEX]
-    match = pick(rng, found)
-    if not match or MARK.sub("", s["hero"]) not in text:
+    sex = s["he"][-1]
+    text = tidy(re.sub(f"(?!{sex}){MARK.pattern}", "", marked).replace("¶", " "))
+    matches = [m for m in re.finditer(rf"\b(\w+){sex}", text) if m[1].lower() in OTHER_SEX]
+    if not matches or MARK.sub("", s["hero"]) not in text:
         return None
+    match = rng.choice(matches)
     word = OTHER_SEX[match[1].lower()]
-    return put(text, match, word.capitalize() if match[1][0].isupper() else word).replace(mark, "")
+    word = word.capitalize() if match[1][0].isupper() else word
+    return replace(rng, text, [match], word).replace(sex, "")
 
 
-def another_thing(rng, marked, s):
-    """The second time, a food, the toy that was taken, or the toy animal that was lost is another one."""
-    text = plain(marked)
-    for slot, pattern in (("food", r"\b{}\b"), ("plush", r"(?<=toy ){}\b"), ("toy", r"(?<=my ){}\b")):
+def another_thing(rng, text, marked, s):
+    """A food, the toy animal that was lost, or the toy that was taken is another one later."""
+    for slot, before in (("food", ""), ("plush", "(?<=toy )"), ("toy", "(?<=my )")):
         word = MARK.sub("", s.get(slot, "-"))
-        found = list(re.finditer(pattern.format(word), text))
-        if len(found) > 1:
-            return put(text, rng.choice(found[1:]), rng.choice([w for w in WORDS[slot] if w != word]))
+        matches = later(before + word, text)
+        if matches:
+            return replace(rng, text, matches, rng.choice([w for w in WORDS[slot] if w != word]))
     return None
 
 
-def no_word(rng, marked, s):
-    text = plain(marked)
-    match = pick(rng, (m for m in WORD.finditer(text) if m[0].islower() and len(m[0]) > 5))
-    other = misspell(rng, match[0])
-    return put(text, match, other) if other != match[0] else None
+def no_word(rng, text, marked, s):
+    match = rng.choice([m for m in WORD.finditer(text) if m[0].islower() and len(m[0]) > 5])
+    return replace(rng, text, [match], misspell(rng, match[0]))
 
 
 FAULTS = {
-    "ended": cut_off,
-    "hero": another_hero,
-    "creature": another_word_for("kind"),
-    "own_name": another_word_for("cname"),
-    "pronouns": another_pronoun,
-    "thing": another_thing,
-    "words": no_word,
+    "ended by itself": cut_off,
+    "hero keeps the name": another_hero,
+    "creature's word kept": another_word_for("kind"),
+    "own name kept": another_word_for("cname"),
+    "pronouns fit the hero": another_pronoun,
+    "thing keeps its kind": another_thing,
+    "every word is one": no_word,
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_found(name, stories):
     rng = random.Random(name)
-    planted = [FAULTS[name](rng, marked, s) for marked, s in stories]
+    planted = [FAULTS[name](rng, plain(marked), marked, s) for marked, s in stories]
     found = [check_story(text)[name] is False for text in planted if text]
     assert len(found) > 150
     assert sum(found) / len(found) >= 0.95
@@ -251,11 +230,12 @@ def test_words_of_the_grammar_are_words_and_others_are_none():
 
 def test_what_a_model_writes_before_it_has_learned_anything_is_checked_too():
     verdict = check_story("\x01 she\x02\x01 he\x00 \uf000 Tom's' 's A The\x01", ended=False)
-    assert verdict["ended"] is False and verdict["hero"] is True and verdict["creature"] is None
+    assert verdict["ended by itself"] is False and verdict["hero keeps the name"] is True
+    assert verdict["creature's word kept"] is None
 
 
 # --------------------------------------------------------------------------------------------------------
-# copies, models, the command
+# copies, and the command
 
 
 def naive_longest_copy(text, others):
@@ -272,25 +252,6 @@ def test_the_longest_copied_piece_is_that_of_a_naive_search():
     want = [naive_longest_copy(text, others) for text in texts]
     assert longest_copies(texts, others) == want
     assert want[-2] == 0 and want[-1] == len(others[3].split()) and len(set(want)) > 4
-
-
-def test_a_models_stories_are_checked_and_its_own_random_numbers_stay(trained):
-    checkpoint = load_checkpoint(f"{trained}/last.pt")
-    model = Transformer.from_checkpoint(checkpoint).train()
-    state = torch.get_rng_state()
-    found = story_check.check_model(model, Tokenizer(checkpoint["tokenizer"]), count=16)
-    assert set(found) == {f"story_{name}" for name in story_check.TITLES}
-    assert all(0 <= share <= 1 for share in found.values())
-    assert model.training and torch.equal(state, torch.get_rng_state())
-
-
-def test_train_logs_the_check(data, tmp_path):
-    out = f"{tmp_path}/output"
-    options = [*SMALL, "--max_seq_len=32", "--max_iters=2", "--eval_interval=2", "--story_check"]
-    run_here("train.py", *options, f"--data_dir={data}", f"--out_dir={out}")
-    rows = [row for row in read_rows(f"{out}/log.jsonl") if "val_bpb" in row]
-    assert [row["step"] for row in rows] == [0, 2]
-    assert all({f"story_{name}" for name in story_check.TITLES} < row.keys() for row in rows)
 
 
 def test_the_command_prints_the_table_of_a_file_and_of_a_checkpoint(data, trained, tmp_path):
