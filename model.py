@@ -109,13 +109,15 @@ def apply_rotary_emb(xq, xk, freqs_cos, freqs_sin):
     return rotate(xq), rotate(xk)
 
 
-def attend(q, k, v, mask=None, dropout=0.0):
+def attend(q, k, v, mask=None, dropout=0.0, grouped=None):
     """
     softmax(q k^T / sqrt(D)) v: each query is compared with the keys, and gets the mean of their values,
     weighted by the similarity. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask, (T, S) or
     (B, 1, T, S): True where a query may look. None: causal, at all positions up to its own; T = S.
+    grouped: whether the kernel is given K heads as they are, or H. None: as the device likes it.
     """
-    grouped = q.device.type == "cpu"  # a third faster there; on CUDA not all kernels know groups
+    if grouped is None:
+        grouped = q.device.type == "cpu"  # a third faster there; on CUDA not all kernels know groups
     if not grouped:
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))  # (B, H, S, D)
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
