@@ -41,6 +41,13 @@ if [ "$mode" = test ]; then
     exit
 fi
 
+train() { # FOLDER OPTIONS: a new training, or the rest of one that was interrupted
+    local folder=$1
+    shift
+    if [ -e "$folder/last.pt" ] || [ -e "$folder/ckpt.pt" ]; then set -- --init_from=resume; fi
+    run python train.py --out_dir="$folder" "$@"
+}
+
 if [ "$mode" = chat ]; then
     data=data_chat out=output_chat
     size=(--dim=64 --n_layers=3 --n_heads=4 --n_kv_heads=4)
@@ -57,12 +64,6 @@ if [ "$mode" = chat ]; then
 
     # Pretraining, fine-tuning, the exam, the chat
     trap 'exit 130' INT # Ctrl-C ends a training early, and then all of this
-    train() { # FOLDER OPTIONS: a new training, or the rest of one that was interrupted
-        local folder=$1
-        shift
-        [ -e "$folder/last.pt" ] && set -- --init_from=resume
-        run python train.py --out_dir="$folder" "$@"
-    }
     train $out --vocab_source=$data/seq_monkey --max_iters=300 --eval_interval=100 "${size[@]}" "${recipe[@]}"
     train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=4800 --eval_interval=800 "${recipe[@]}"
     run python -m extras.exam --checkpoint=${out}_sft/ckpt.pt
@@ -106,11 +107,7 @@ fi
 run python tinystories.py pretokenize --vocab_size=$vocab --data_dir=$data
 
 # 4. Training
-if [ -e $out/last.pt ]; then
-    run python train.py --init_from=resume --out_dir=$out
-else
-    run python train.py --vocab_size=$vocab --data_dir=$data --out_dir=$out "${size[@]}" "${length[@]}" "${recipe[@]}"
-fi
+train $out --vocab_size=$vocab --data_dir=$data "${size[@]}" "${length[@]}" "${recipe[@]}"
 
 # 5. Stories
 run python sample.py --checkpoint=$out/ckpt.pt --prompt="One day, Lily met a Shoggoth" --max_new_tokens=400

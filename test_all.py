@@ -23,6 +23,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 
 import model as M
@@ -62,6 +63,18 @@ def test_the_tokenizer_spells_what_it_has_no_piece_for_in_bytes(data, capsys):
     assert [tok.piece(i) for i in ids[-4:-1]] == ["<0xE7>", "<0x8C>", "<0xAB>"]
     run_here("tokenizer.py", f"--tokenizer={data}/tok512.model", "--text=One day")
     assert "▁One" in capsys.readouterr().out
+
+
+def test_bos_and_eos_may_have_the_id_0(zh, tok, tmp_path):
+    shutil.copytree(zh / "tokenizer_k", tmp_path / "k")
+    config = tmp_path / "k" / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("<|im_start|>", "<unk>").replace("<|im_end|>", "<unk>"))
+    ids = tok.encode("一")
+    assert Tokenizer(tmp_path / "k").encode("一", bos=True, eos=True) == [0, *ids, 0]
+    prepare("pretokenize", zh / "chunks.jsonl", tmp_path / "ids", f"--tokenizer={tmp_path}/k")
+    chunks = [row["text"] for row in read_rows(zh / "chunks.jsonl")]
+    shards = [np.fromfile(path, "<u2").tolist() for path in sorted((tmp_path / "ids").glob("*.bin"))]
+    assert sum(shards, []) == [i for chunk in chunks for i in (0, *tok.encode(chunk), 0)]
 
 
 def test_a_tokenizer_that_is_none_is_refused(tmp_path, data):
@@ -242,6 +255,30 @@ def test_grouped_query_attention_is_full_attention_with_repeated_heads():
     full.load_state_dict(weights)
     x = torch.randint(96, (2, 20))
     assert torch.allclose(grouped(x), full(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("grouped", [True, False], ids=["as on a CPU", "as on a GPU"])
+def test_each_key_value_head_serves_the_query_heads_beside_it(grouped):
+    q, k, v = torch.randn(2, 6, 9, 8), torch.randn(2, 3, 9, 8), torch.randn(2, 3, 9, 8)
+    y = M.attend(q, k, v, grouped=grouped)
+    later = torch.ones(9, 9).triu(1) == 1
+    for head, served in enumerate((0, 0, 1, 1, 2, 2)):
+        scores = (q[:, head] @ k[:, served].mT / math.sqrt(8)).masked_fill(later, -math.inf)  # (B, T, S)
+        torch.testing.assert_close(y[:, head], scores.softmax(-1) @ v[:, served])
+
+
+def test_dropout_stands_in_four_places_and_only_in_training():
+    model, seen = small_model(lively=True, n_layers=1, dropout=0.25), {}
+    block, attention = model.layers[0], model.layers[0].attention
+    block.register_forward_pre_hook(lambda _, x: seen.update(embeddings=x[0]))
+    # the first position has one attention weight, which is 1 or dropped
+    attention.wo.register_forward_pre_hook(lambda _, x: seen.update(weights=x[0][:, 0]))
+    attention.register_forward_hook(lambda _, x, y: seen.update(after_wo=y))
+    block.feed_forward.register_forward_hook(lambda _, x, y: seen.update(after_w2=y))
+    for share in (0.25, 0):
+        model.train(share > 0)(torch.randint(96, (256, 32)))
+        zeros = {place: (x == 0).float().mean().item() for place, x in seen.items()}
+        assert zeros == pytest.approx(dict.fromkeys(zeros, share), abs=0.05) and len(zeros) == 4
 
 
 @pytest.mark.parametrize("dim, vocab", [(64, 512), (288, 4096)])
@@ -439,6 +476,42 @@ def test_the_gradient_is_that_of_the_mean_over_all_learned_targets_however_it_is
         assert (a["loss"], a["grad_norm"]) == pytest.approx((b["loss"], b["grad_norm"]), rel=1e-6)
 
 
+@pytest.mark.parametrize("grad_clip", [0, 1e-3])
+def test_adamw_keeps_means_of_the_clipped_gradients_and_of_their_squares(data, tmp_path, grad_clip):
+    options = flags(data_dir=data, out_dir=tmp_path, max_iters=1, eval_iters=1, grad_clip=grad_clip)
+    run_here("train.py", *SMALL, *options, "--beta1=0.8", "--beta2=0.99")
+    state = M.load_checkpoint(tmp_path / "last.pt")["optimizer"]["state"].values()
+    gradients = torch.cat([s["exp_avg"].flatten() for s in state]) / (1 - 0.8)  # of the only step
+    squares = torch.cat([s["exp_avg_sq"].flatten() for s in state]) / (1 - 0.99)
+    torch.testing.assert_close(squares, gradients.square())
+    norm = [row["grad_norm"] for row in read_rows(tmp_path / "log.jsonl") if "loss" in row][0]
+    assert norm > 0.1 and gradients.norm().item() == pytest.approx(grad_clip or norm, rel=1e-3)
+
+
+def test_each_evaluation_reads_the_same_validation_and_new_training_batches(data, tmp_path):
+    options = flags(data_dir=data, out_dir=tmp_path, max_iters=2, eval_interval=1, learning_rate=0)
+    run_here("train.py", *SMALL, *options)
+    rows = [row for row in read_rows(tmp_path / "log.jsonl") if "val_loss" in row]
+    assert [len({row[key] for row in rows}) for key in ("val_loss", "train_loss")] == [1, 3]
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_ckpt_is_the_best_on_the_validation_split_or_on_request_the_newest(tmp_path, always):
+    """Training text is one token over and over, validation text two: soon the model forgets the other one."""
+    rng = np.random.default_rng(0)
+    for name, share in (("data00", 0.5), ("data01", 0.98)):
+        np.where(rng.random(2000) < share, 7, 8).astype("<u2").tofile(tmp_path / f"{name}.bin")
+    write_json(f"{tmp_path}/meta.json", {"vocab_size": 512, "dtype": "uint16"})
+    options = flags(vocab_source=tmp_path, out_dir=tmp_path / "out", always_save_checkpoint=always)
+    run_here("train.py", *SMALL, *options, *flags(max_iters=12, eval_interval=2, learning_rate=1e-2))
+    rows = read_rows(tmp_path / "out" / "log.jsonl")
+    losses = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+    best = min(losses, key=losses.get)
+    saved = M.load_checkpoint(tmp_path / "out" / "ckpt.pt")
+    assert 2 < best < 12 and saved["best_val_loss"] == losses[best]
+    assert saved["iter_num"] == (12 if always else best)
+
+
 def start_and_send(number, at_step, args, out):
     """Start train.py, send it a signal when its log has reached a step; returns (exit code, what it said)."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -540,6 +613,24 @@ def test_the_same_seed_writes_the_same_stories(trained):
     write = lambda n: TextGenerator(f"{trained}/ckpt.pt", seed=n).sample("One day", 3, 20)  # noqa: E731
     one, again, other = write(1), write(1), write(2)
     assert one == again != other and len(set(one)) == 3 and all(t.startswith("One day") for t in one)
+
+
+def test_a_story_ends_at_bos_or_eos(trained):
+    g = TextGenerator(f"{trained}/ckpt.pt")
+    for row in zip(*g.stream(g.encode("One day"), 4, 4000, temperature=100.0, top_k=0)):  # all alike likely
+        end = next(n for n, i in enumerate(row) if i in (g.tokenizer.bos_id, g.tokenizer.eos_id))
+        assert set(row[end:]) == {row[end]} and len(row) < 4000
+
+
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_the_options_of_the_sampler_reach_it(trained, capsys, num_samples):
+    def write(**options):
+        options |= {"checkpoint": f"{trained}/ckpt.pt", "num_samples": num_samples, "max_new_tokens": 20}
+        run_here("sample.py", *flags(**options))
+        return capsys.readouterr().out
+
+    greedy = write(temperature=0)
+    assert write(top_k=1) == write(top_p=1e-6) == greedy and greedy not in (write(), write(seed=1))
 
 
 @pytest.mark.parametrize("args, says", [
@@ -653,6 +744,15 @@ def test_no_message_can_forge_a_turn(tok):
     for no_chat in ("x", [{"role": "tool", "content": "x"}], [{"role": "user"}], [user("\ud800")]):
         with pytest.raises(InputError, match="a chat is a list|half a surrogate pair"):
             tok.encode_chat(no_chat)
+
+
+def test_special_tokens_that_a_tokenizer_adds_by_itself_are_left_out(tok):
+    tk = tokenizers.Tokenizer.from_str(tok.files["tokenizer.json"].decode())
+    tk.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    adds = Tokenizer({"kind": tok.kind, "files": tok.files | {"tokenizer.json": tk.to_str().encode()}})
+    chat = [user("你"), assistant("好")]
+    assert tk.encode("好").ids == [1, *tok.encode("好")]
+    assert adds.encode("好") == tok.encode("好") and adds.encode_chat(chat) == tok.encode_chat(chat)
 
 
 def test_rows_begin_with_a_conversation_and_are_cut_only_where_one_is_longer(zh, tok, tmp_path):

@@ -1,11 +1,13 @@
 """What the course only mentions: synthetic stories, texts of one's own, broken lines, archives, Muon."""
 
 import copy
+import json
 import math
 import os
 import re
 import tarfile
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ import train_tokenizer
 from configurator import InputError
 from extras import own_text, synthetic_stories
 from extras.muon import Muon, configure_muon, orthogonalize
-from model import model_args_dict
+from model import load_checkpoint, model_args_dict
 from tests.fixtures import (
     LLAMA2C,
     SHARED,
@@ -56,6 +58,29 @@ def test_synthetic_stories_hold_names_to_copy():
     for words in (re.findall(r"\w+", story) for story in stories):
         copied += any(w[0].isupper() and w not in known and words.count(w) >= 3 for w in set(words))
     assert copied > len(stories) / 2  # repeat a name that 6,000 other stories do not have
+
+
+def test_without_a_network_training_begins_with_synthetic_stories(tmp_path, monkeypatch, capsys):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+    options = flags(data_dir=tmp_path, vocab_size=400, megabytes=0.3)
+    run_here("tinystories.py", "pretokenize", *options)
+    said = capsys.readouterr().out
+    assert "no network" in said and "SYNTHETIC stories" in said
+    run_here("train.py", *SMALL, *options[:2], *flags(out_dir=tmp_path / "out", max_iters=1, eval_iters=1))
+    assert os.path.exists(tmp_path / "out" / "last.pt")
+
+
+def test_small_has_every_story_of_its_file(tmp_path, monkeypatch):
+    stories = [f"Story {n}.\n\nIt has two paragraphs." for n in range(230)]
+    (tmp_path / "valid.txt").write_text("\n<|endoftext|>\n".join(stories) + "\n<|endoftext|>\n")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path / "valid.txt"))
+    run_here("tinystories.py", "download", "--small", f"--data_dir={tmp_path}")
+    files = [json.loads(p.read_text()) for p in (tmp_path / "TinyStories_all_data").glob("data*.json")]
+    assert len(files) == 50 and {len(file) for file in files} == {4, 5}
+    assert sorted(item["story"] for file in files for item in file) == sorted(stories)
 
 
 def test_a_text_of_ones_own_becomes_stories_and_shards(tmp_path):
@@ -222,6 +247,15 @@ def test_an_optimizer_told_of_gradients_that_are_not_finite_changes_nothing():
     torch.testing.assert_close(state(), before, rtol=0, atol=0)
     step(0)
     assert not torch.equal(state()[0]["norm.weight"], before[0]["norm.weight"])
+
+
+def test_a_run_with_muon_that_resumes_ends_with_the_weights_of_one_that_never_stopped(data, tmp_path):
+    options = [*SMALL, *flags(data_dir=data, optimizer="muon", decay_lr=False, eval_iters=1)]
+    run_here("train.py", *options, *flags(out_dir=tmp_path / "whole", max_iters=6))
+    run_here("train.py", *options, *flags(out_dir=tmp_path / "halves", max_iters=3))
+    run_here("train.py", *flags(init_from="resume", out_dir=tmp_path / "halves", max_iters=6, device="cpu"))
+    want, got = (load_checkpoint(tmp_path / out / "last.pt")["model"] for out in ("whole", "halves"))
+    assert all(torch.equal(got[name], w) for name, w in want.items())
 
 
 class CountReads(TorchDispatchMode):

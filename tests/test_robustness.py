@@ -145,6 +145,33 @@ def test_a_save_that_fails_half_way_leaves_the_older_file(trained, tmp_path):
     assert [read_bytes(path) for path in paths] == before and not list((tmp_path / "out").glob("*.tmp"))
 
 
+@pytest.mark.parametrize("saved", ["last.pt", "ckpt.pt", ""])
+@pytest.mark.parametrize("mode, names", [("synthetic", "output"), ("chat", "output_chat output_chat_sft")])
+def test_the_quick_start_resumes_a_training_that_was_interrupted(tmp_path, mode, names, saved):
+    """Its commands only: a virtual environment whose python writes down what it is asked."""
+    folders = names.split()
+    for name in ("quickstart.sh", "requirements.txt"):
+        shutil.copy(os.path.join(HERE, name), tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+    for name in ("python", "pip"):
+        stub = tmp_path / ".venv" / "bin" / name
+        stub.write_text('#!/bin/sh\necho "$@" >> asked\n[ "$1" != -c ]\n')  # there is no GPU
+        stub.chmod(0o755)
+    for folder in folders if saved else ():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / saved).touch()
+    env = os.environ | {"PYTHON": "false"}  # it makes no virtual environment
+    command = ["bash", tmp_path / "quickstart.sh", mode]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    trainings = [line.split() for line in asked if line.startswith("train.py ")]
+    assert [words[1] for words in trainings] == [f"--out_dir={folder}" for folder in folders]
+    for words in trainings:
+        assert ("--init_from=resume" in words) == bool(saved) == (len(words) == 3)
+    assert any(line.startswith(f"sample.py --checkpoint={folders[-1]}/ckpt.pt") for line in asked)
+
+
 # --------------------------------------------------------------------------------------------------------
 # data
 
