@@ -87,7 +87,7 @@ def parse_value(text, default, comment):
             limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", bounds)
             if math.isfinite(value) and all(BOUNDS[word](value, float(limit)) for word, limit in limits):
                 return value
-        expected = f"a {'whole ' * (kind is int)}number {bounds}".rstrip()
+        expected = f"a {'whole ' * (kind is int)}number{', ' * bool(bounds)}{bounds}"
         raise argparse.ArgumentTypeError(f"expects {expected}, not {text!r}")
     listed = re.match(r"\S+( \| \S+)+", comment)
     words = listed.group().rstrip(":,;").split(" | ") if listed else []
@@ -150,15 +150,15 @@ def atomic_write(path, mode="w"):
             os.remove(temporary)
 
 
-def read_json(path):
-    """The object in a .json file, {name: value}. InputError where there is none."""
+def read_json(path, expected=dict):
+    """The value in a .json file, by default an object, {name: value}. InputError where it is none."""
     try:
         with open(path, encoding="utf-8-sig") as f:
             value = json.load(f)
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path} is broken: {first_line(error)}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is broken: it holds no JSON object")
+    if not isinstance(value, expected):
+        raise InputError(f"{path} is broken: it holds a {type(value).__name__}, not a {expected.__name__}")
     return value
 
 

@@ -376,9 +376,9 @@ def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=Non
 
 def load_checkpoint(path, mmap=False):
     """
-    A .pt file as a dict of tensors and plain types, on the CPU; weights_only lets nothing in it run (torch 2.6
-    and later). It has "model", the state dict, and "model_args"; llama2.c's checkpoints have the same. A plain
-    state dict of these names, as happy-llm saves it, gets both. mmap: read on demand.
+    A .pt file as a dict of tensors and plain types, on the CPU; nothing in it can run (weights_only, from
+    torch 2.6 on). It has "model", the state dict, and "model_args", as llama2.c's have; happy-llm's files are
+    a state dict alone. mmap: read on demand.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if "tok_embeddings.weight" in checkpoint:
@@ -387,7 +387,7 @@ def load_checkpoint(path, mmap=False):
 
 
 def infer_shape(weights, n_heads=16):
-    """The args of a model that its weights tell. Only the number of heads is not in them; happy-llm has 16."""
+    """The args that weights tell. The number of heads is not in them; happy-llm's models have 16."""
     table = weights["tok_embeddings.weight"]
     layer = {name[9:]: w for name, w in weights.items() if name.startswith("layers.0.")}
     return {

@@ -122,7 +122,8 @@ def synthesize():
 
 def pretrain():
     """split the texts of seq-monkey into chunks of 512 characters"""
-    convert_jsonl("pretrain", lambda item: [{"text": chunk} for chunk in split_text(get_text(item, text_key))])
+    cut = lambda item: [{"text": chunk} for chunk in split_text(get_text(item, text_key))]  # noqa: E731
+    convert_jsonl("pretrain", cut)
 
 
 def split_text(text, chunk_size=CHUNK):

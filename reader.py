@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import warnings
 
 import torch
 from tqdm import tqdm
@@ -150,7 +151,7 @@ def read_part(file, end):
 
 
 def number_lines(path, lines):
-    """("line 7", line) of the lines that are not blank. InputError where they seem to be in another encoding."""
+    """("line 7", line) of the lines that are not blank. InputError if one seems to be GB18030."""
     for i, line in enumerate(lines, 1):
         try:
             line.decode("utf-8")
@@ -195,11 +196,12 @@ def read_checkpoint(path, mmap=False):
     if isinstance(weights, dict) and any(name.endswith("transformer.wte.weight") for name in weights):
         raise InputError(f"{path} is nanoGPT's: its model, GPT-2, has other parts than this one")
     try:
-        with torch.device("meta"):  # takes no memory
+        with torch.device("meta"), warnings.catch_warnings():  # takes no memory, and copies nothing
+            warnings.simplefilter("ignore")
             Transformer.from_checkpoint(checkpoint)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"{path} holds no model of this kind: {type(error).__name__}: {detail}") from None
     if not isinstance(checkpoint.get("tokenizer"), dict | None):
-        raise InputError(f"{path} holds a tokenizer that is none")
+        raise InputError(f"{path} holds no tokenizer, but something else under that name")
     return checkpoint

@@ -29,6 +29,7 @@ import shutil
 import sys
 import tarfile
 import threading
+import zlib
 from array import array
 from concurrent.futures import ProcessPoolExecutor
 
@@ -70,16 +71,24 @@ def download():
     with new_stories() as folder:
         path = download_from_hub("roneneldan/TinyStories", name, data_dir)
         if small:
-            stories = [{"story": text, "source": "GPT-4"} for text in read_values(path, get_text)]
+            stories = [{"story": text.strip(), "source": "GPT-4"} for text in read_values(path, get_text)]
             for i in range(SHARDS):
                 write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
         else:
-            with tarfile.open(path) as tar:
-                for member in tar:  # whatever folder it names, it is written into this one
-                    name = os.path.basename(member.name)
-                    if member.isfile() and re.fullmatch(r"data\d+\.json", name):
-                        with open(f"{folder}/{name}", "wb") as f:
-                            shutil.copyfileobj(tar.extractfile(member), f)
+            unpack(path, folder)
+
+
+def unpack(path, folder):
+    """Unpack a .tar.gz; nothing in it can lead out of the folder."""
+    try:
+        with tarfile.open(path) as tar:
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(folder, filter="data")
+            else:  # Python 3.10.11, 3.11.3 and older
+                safe = [m for m in tar if m.isfile() and re.fullmatch(r"(\./)?\w+\.json", m.name)]
+                tar.extractall(folder, safe)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
 
 
 def download_from_hub(repo, name, folder):

@@ -79,7 +79,7 @@ class Tokenizer:
         try:
             self.tk = tokenizers.Tokenizer.from_str(self.files["tokenizer.json"].decode("utf-8"))
             config = {}
-            for name in ("special_tokens_map.json", "tokenizer_config.json"):  # what both have, the second says
+            for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
                 config |= json.loads(self.files.get(name, b"{}").decode("utf-8-sig"))
             self.template = config.get("chat_template")
             if "chat_template.jinja" in self.files:  # where transformers 5 puts it

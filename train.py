@@ -12,10 +12,10 @@ Writes output/ckpt.pt    the model with the lowest validation loss so far
     python train.py --init_from=output/ckpt.pt --eval_only              evaluate a checkpoint
     torchrun --standalone --nproc_per_node=4 train.py                   on 4 GPUs: the same global batches
 
-Ctrl-C, SIGTERM or a closed terminal ends the run after the current step and saves it; torchrun waits 30 s for
-that. A run that is killed at any moment resumes from its last saved step, and ends as an undisturbed one: on a
-CPU, in float32, with one process and one number of threads, to the bit. A step whose gradients are not finite
-changes nothing; three of them in a row end the run.
+Ctrl-C, SIGTERM or a closed terminal ends the run after the current step and saves it (torchrun waits 30 s
+for that). A run that is killed at any moment resumes from its last saved step, and ends as an undisturbed
+one: on a CPU, in float32, with one process and one number of threads, to the bit. A step whose gradients are
+not finite changes nothing; three of them in a row end the run.
 """
 
 import contextlib
@@ -105,7 +105,7 @@ if resume:
         raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
     checkpoint = read_checkpoint(saved_runs[0])
     if not {"config", "optimizer", "scaler"} <= checkpoint.keys():
-        raise InputError(f"{saved_runs[0]} holds no run: give --init_from={saved_runs[0]} and another --out_dir")
+        raise InputError(f"{saved_runs[0]} holds no run: --init_from={saved_runs[0]} starts from its weights")
     for name, value in checkpoint["config"].items():
         if name in FIXED and given.get(name, value) != value:
             raise InputError(f"the run in {out_dir} has --{name}={value}: another value needs a new run")
@@ -162,7 +162,7 @@ if checkpoint:
         raise InputError(f"the model has a vocabulary of {model_vocab}, but {folder} one of {vocab_size}")
 else:
     try:
-        args = ModelArgs(**{name: globals()[name] for name in SHAPE}, max_seq_len=max_seq_len, dropout=dropout)
+        args = ModelArgs(**{name: globals()[name] for name in (*SHAPE, "max_seq_len", "dropout")})
     except ValueError as error:
         raise InputError(str(error)) from None
     raw_model = Transformer(args)
@@ -187,7 +187,7 @@ if resume:
     try:
         opt.load_state_dict(checkpoint["optimizer"])
     except ValueError:
-        raise InputError(f"the {optimizer} of {saved_runs[0]} is of an older version: begin a new run") from None
+        raise InputError(f"{saved_runs[0]} has an {optimizer} of an older version: begin a new run") from None
     if checkpoint["scaler"]:  # empty, if the run was in another dtype
         scaler.load_state_dict(checkpoint["scaler"])
     torch.set_rng_state(checkpoint["rng"]["torch"])
@@ -330,7 +330,7 @@ def on_signal(number, _):
     signals.append(number)
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
     try:
-        os.write(2, b"\nstopping after this step or evaluation; a second signal stops at once\n" * (rank == 0))
+        os.write(2, b"\nstopping after this step; a second signal stops at once\n" * (rank == 0))
     except OSError:  # the terminal is closed: what is printed from here on goes nowhere
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
@@ -339,11 +339,14 @@ def on_signal(number, _):
 # --------------------------------------------------------------------------------------------------------
 # the loop
 
-if eval_only:
-    print0(json.dumps({"step": step, **estimate_loss()}))
+if eval_only or step >= max_iters:
+    if eval_only:
+        print0(json.dumps({"step": step, **estimate_loss()}))
+    else:
+        print0(f"{out_dir} is finished: {step} of {max_iters} steps; a larger --max_iters continues it")
     if world_size > 1:
         dist.destroy_process_group()
-    sys.exit()
+    sys.exit(0)
 if rank == 0:
     if not resume:
         if os.path.exists(last_path):  # of a run that has begun since this one looked

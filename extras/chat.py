@@ -1,5 +1,5 @@
 """
-A conversation with a model that was fine-tuned for it: python sample.py --checkpoint=output_sft/ckpt.pt --chat
+A conversation with a model that was fine-tuned for it: sample.py --chat.
 
 /reset begins a new conversation, and /exit (or Ctrl-D) ends it.
 """
@@ -16,7 +16,7 @@ class Chat:
     chat = Chat(generator); chat.ask("你好") prints the answer as it comes, and returns it.
 
     generator: a sample.TextGenerator. The model remembers nothing: every answer is made from the whole
-    conversation, which is read again. When that no longer fits into the context, the oldest turns are dropped.
+    conversation, which is read again. When that is longer than the context, the oldest turns are dropped.
     """
 
     def __init__(self, generator, system="", out=None):

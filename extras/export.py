@@ -31,11 +31,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configurator import InputError, atomic_write, first_line, import_optional, override
+from configurator import InputError, atomic_write, first_line, import_optional, override, read_json
 from extras import gguf_export
 from extras.hf_tokenizer import tokenizer_files
-from model import ModelArgs, Transformer, load_checkpoint, model_args_dict, precompute_freqs_cis
-from tinystories import read_json
+from model import ModelArgs, Transformer, model_args_dict, precompute_freqs_cis
+from reader import read_checkpoint
 from tokenizer import FOLDER_FILES, Tokenizer
 
 checkpoint = "output/ckpt.pt"  # what to convert: a checkpoint, a folder of transformers', or a .bin
@@ -145,7 +145,7 @@ def load_weights(path, tokenizer_path=""):
 
 def load_ckpt(path):
     """A checkpoint of ours or of llama2.c's. Mapped: the system reads a tensor when it is used."""
-    saved = load_checkpoint(path, mmap=True)
+    saved = read_checkpoint(path, mmap=True)
     if not isinstance(saved, dict) or "model" not in saved or "model_args" not in saved:
         raise InputError(f"{path} is not a checkpoint: it has no model and model_args")
     args = Transformer.from_checkpoint(saved).args  # torch's error names the weights that do not fit

@@ -1,7 +1,7 @@
 """
 A text of your own, as stories: tinystories.py pretokenize --input_path=my.txt --data_dir=data_mine
 
-Reads  .txt            documents with <|endoftext|> between them; without it, pieces of 2,000 characters or more
+Reads  .txt            documents with <|endoftext|> between them; a text without it is cut into pieces
        .jsonl, .json   {"text": ...} in each line or item; --text_key=text names the field
 Writes files of stories, the first of which is for validation. The text is read as a whole into memory.
 """
@@ -56,7 +56,7 @@ def read_documents(path, text_key="text", encoding="utf-8"):
 
 
 def deal(documents, max_shards):
-    """The documents in their order, as at most max_shards lists of about as many bytes, each of at least 20,000."""
+    """The documents in their order, as at most max_shards lists of about equal size, 20,000 bytes or more."""
     size = sum(len(text.encode()) for text in documents)
     target = max(20_000, size / max_shards)
     shards = [[]]

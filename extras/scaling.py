@@ -39,8 +39,7 @@ import sys
 
 import numpy as np
 
-from configurator import InputError, import_optional, override
-from tinystories import read_json, write_json
+from configurator import InputError, import_optional, override, read_json, write_json
 
 data_dir = "data"  # the folder of the stories' folder; by default the quick start's
 out_dir = "output_scaling"  # for the runs and the results
@@ -84,7 +83,7 @@ def loss_of(dim, tokens):
         with open(f"{folder}/log.jsonl", encoding="utf-8") as f:
             rows = [json.loads(line) for line in f]
         write_json(f"{folder}/loss.json", [row["val_loss"] for row in rows if "val_loss" in row][-1:])
-    return read_json(f"{folder}/loss.json")[0]
+    return read_json(f"{folder}/loss.json", list)[0]
 
 
 def run(script, command=None, **options):

@@ -20,6 +20,8 @@ def script(tmp_path):
             f"import sys\nsys.path.insert(0, {HERE!r})\nfrom configurator import InputError, override\n"
             "rate = 0.5  # the speed\n"
             "steps = 10\n"
+            "share = 0.5  # above 0, at most 1: of all\n"
+            "count = 3  # at least 1: things\n"
             "fast = False\n"
             "name = 'x'\n"
             "dtype = 'float32'  # float32 | bfloat16: of numbers\n"
@@ -41,6 +43,7 @@ def test_options_take_their_type_from_the_default(script):
     said = script(*numbers, "--name=a=b c", "--dtype=BFloat16", f"--start={HERE}")
     want = {"rate": 1.0, "steps": 3, "fast": True, "name": "a=b c", "dtype": "bfloat16", "start": HERE}
     assert said.strip() == f"{want} True"
+    assert "'share': 1.0" in script("--share=1") and "'count': 1" in script("--count=1")
     assert "'fast': True" in script("--fast") and "'fast': False" in script("--fast=False")
 
 
@@ -53,6 +56,9 @@ def test_help_is_the_comment_on_the_options_line(script):
     ("--rat=1", "unrecognized arguments: --rat=1"),
     ("--steps=1.5", "argument --steps: expects a whole number, not '1.5'"),
     ("--rate=nan", "argument --rate: expects a number"),
+    ("--share=0", "argument --share: expects a number, above 0, at most 1, not '0'"),
+    ("--share=1.1", "expects a number, above 0, at most 1"),
+    ("--count=0", "argument --count: expects a whole number, at least 1, not '0'"),
     ("--fast=maybe", "argument --fast: expects True | False"),
     ("--dtype=int8", "argument --dtype: expects float32 | bfloat16, not 'int8'"),
     ("--start=/nowhere", "argument --start: expects scratch | PATH"),

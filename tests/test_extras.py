@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import prepare_data
 import tinystories
 import train_tokenizer
-from configurator import InputError
+from configurator import InputError, write_json
 from extras import own_text, synthetic_stories
-from extras.muon import Muon, configure_muon, orthogonalize
+from extras.muon import MuonAdamW, configure_muon, orthogonalize
 from model import load_checkpoint, model_args_dict
 from tests.fixtures import (
     LLAMA2C,
@@ -32,7 +32,7 @@ from tests.fixtures import (
     small_model,
     write_rows,
 )
-from tinystories import BEGINS, Task, read_meta, write_json
+from tinystories import CHAT_START, read_meta
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
@@ -89,8 +89,8 @@ def test_a_text_of_ones_own_becomes_stories_and_shards(tmp_path):
     write_rows(tmp_path / "my.jsonl", [{"body": text} for text in texts])
     write_json(f"{tmp_path}/my.json", [{"body": text} for text in texts])
     for kind in ("txt", "jsonl", "json"):
-        shards = own_text.split_own_text(f"{tmp_path}/my.{kind}", "body", 50)
-        assert [s["story"] for shard in shards for s in shard] == texts and len(shards) == 4
+        shards = own_text.deal(own_text.read_documents(f"{tmp_path}/my.{kind}", "body"), 50)
+        assert [text for shard in shards for text in shard] == texts and len(shards) == 4
     run("tinystories.py", "pretokenize", f"--input_path={tmp_path}/my.txt",
         *flags(data_dir=f"{tmp_path}/mine", vocab_size=400, workers=2))  # fmt: skip
     meta, tok = read_meta(f"{tmp_path}/mine/tok400", 400), Tokenizer(f"{tmp_path}/mine/tok400.model")
@@ -121,8 +121,8 @@ def test_ids_above_65536_take_four_bytes(tmp_path):
     class Large:
         kind, n_words, bos_id, eos_id = "tokenizers", 70_000, 69_999, -1
 
-        def encode_batch(self, texts):
-            return [[65_536 + ord(c) for c in text] for text in texts]
+        def encode(self, text):
+            return [65_536 + ord(c) for c in text]
 
         def normalize(self, text):
             return text
@@ -132,21 +132,16 @@ def test_ids_above_65536_take_four_bytes(tmp_path):
     assert counts["tokens"] == 5
 
 
-def test_workers_change_nothing_but_the_speed(data):
-    kwargs = {"max_seq_len": 64, "vocab_size": 512, "vocab_source": "custom", "data_dir": data}
-    one, two = (Task.iter_batches(3, "cpu", workers, 2, split="train", **kwargs) for workers in (0, 2))
-    for (a, _), (b, _), _ in zip(one, two, range(6)):
-        assert torch.equal(a, b)
-
-
 def test_broken_stories_are_named_skipped_and_counted(data, tmp_path, capsys):
     path = f"{tmp_path}/data01.json"
     write_json(path, [{"story": "One."}, {"tale": "no story here"}, {"story": " "}, {"story": "Two."}])
     _, _, counts = tinystories.process_shard({"path": path}, Tokenizer(f"{data}/tok512.model"), "uint16")
-    assert (counts["documents"], counts["skipped"]) == (2, 2)
-    assert "data01.json: story 1 has no text" in capsys.readouterr().err
+    assert counts["documents"] == 2
+    out, err = capsys.readouterr()
+    assert re.findall(r"data01.json, item (\d): no story", err) == ["2", "3"]
+    assert "data01.json: left out: no story (2)" in out
     (tmp_path / "data02.json").write_text('[{"story": "cut o')
-    with pytest.raises(InputError, match="data02.json is broken at line 1, column 12"):
+    with pytest.raises(InputError, match="data02.json is broken: .* line 1 column 12"):
         tinystories.read_texts(f"{tmp_path}/data02.json")
 
 
@@ -195,7 +190,8 @@ def test_bits_per_byte_count_the_bytes_that_the_ids_stand_for(data, tok):
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24)])
 def test_muon_is_torchs(shape):
     ours, theirs = (torch.nn.Parameter(torch.full(shape, 0.01)) for _ in range(2))
-    a, b = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, adjust_lr_fn="match_rms_adamw")
+    a = MuonAdamW([{"params": [ours], "muon": True}], lr=0.1, weight_decay=0.1)
+    b = torch.optim.Muon([theirs], lr=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(3):
         ours.grad = torch.randn(shape)
         theirs.grad = ours.grad.clone()
@@ -210,36 +206,35 @@ def test_muon_is_torchs(shape):
 
 def test_muon_has_the_matrices_of_the_blocks_and_learns_one_batch_by_heart():
     model, x = small_model(), torch.randint(96, (4, 17))
-    optimizers = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
-    adamw, muon = ([id(p) for group in o.param_groups for p in group["params"]] for o in optimizers)
+    optimizer = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
+    matrices, vectors, muon = ([id(p) for p in group["params"]] for group in optimizer.param_groups)
     assert sorted(muon) == sorted(id(p) for p in model.layers.parameters() if p.dim() == 2)
-    assert sorted(adamw + muon) == sorted(id(p) for p in model.parameters())  # each once
+    assert sorted(matrices + vectors + muon) == sorted(id(p) for p in model.parameters())  # each once
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1]
     for _ in range(80):
         loss = model(x[:, :-1], x[:, 1:])
         loss.backward()
-        for o in optimizers:
-            o.step()
-            o.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     assert loss.item() < 0.1
 
 
 def test_an_optimizer_told_of_gradients_that_are_not_finite_changes_nothing():
     model = small_model()
     x = torch.randint(96, (4, 17))
-    optimizers = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
+    optimizer = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
 
     def step(found_inf):
         model(x[:, :-1], x[:, 1:]).backward()
-        for o in optimizers:
-            o.found_inf = torch.tensor(float(found_inf))
-            if found_inf:
-                for p in (p for group in o.param_groups for p in group["params"]):
-                    p.grad[0] = math.nan
-            o.step()
-            o.zero_grad()
+        optimizer.found_inf = torch.tensor(float(found_inf))
+        if found_inf:
+            for p in model.parameters():
+                p.grad[0] = math.nan
+        optimizer.step()
+        optimizer.zero_grad()
 
     def state():
-        return copy.deepcopy([model.state_dict(), *(o.state_dict()["state"] for o in optimizers)])
+        return copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]])
 
     step(0)
     before = state()
@@ -287,7 +282,7 @@ def test_fine_tuning_has_the_loss_of_each_conversation_alone(tmp_path):
     rng = np.random.default_rng(0)
     rows = rng.integers(96, size=(2, 65), dtype="<u2")
     mask = rng.integers(2, size=(2, 65), dtype="u1")
-    mask[:, [0, 20, 27]] = BEGINS
+    mask[:, [0, 20, 27]] = CHAT_START
     for name in ("data00", "data01"):  # the same for training and validation
         rows.tofile(tmp_path / f"{name}.bin")
         mask.tofile(tmp_path / f"{name}.mask")

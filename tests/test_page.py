@@ -33,7 +33,6 @@ from tests.fixtures import (
     system,
     user,
 )  # fmt: skip
-from tinystories import read_json
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import tinystories
-from configurator import InputError
+from configurator import InputError, read_json
 from model import Transformer, load_checkpoint, model_args_dict
 from sample import TextGenerator
 from tests.fixtures import (
@@ -33,7 +33,6 @@ from tests.fixtures import (
     read_bytes,
     read_rows,
     run,
-    run_here,
     small_model,
 )
 
@@ -89,15 +88,16 @@ def test_a_damaged_checkpoint_does_not_load_silently(tmp_path):
     "gradient_accumulation_steps", "dim", "n_layers", "n_heads", "multiple_of",
 ])  # fmt: skip
 def test_zero_is_refused_where_nothing_can_be_done_with_it(data, tmp_path, option):
-    with pytest.raises(InputError, match=f"{option}=0.* must be at least 1"):
-        run_here("train.py", *SMALL, *flags(data_dir=data, out_dir=tmp_path / "out"), f"--{option}=0")
+    options = flags(data_dir=data, out_dir=tmp_path / "out")
+    _, error = run("train.py", *SMALL, *options, f"--{option}=0", ok=False)
+    assert f"argument --{option}: expects a whole number, at least 1, not '0'" in error
     assert not os.path.exists(tmp_path / "out")
 
 
 @pytest.mark.parametrize("option", ["dropout", "beta1", "beta2"])
 def test_a_probability_of_one_is_refused(data, tmp_path, option):
-    with pytest.raises(InputError, match=f"--{option}=1.0: it must be at least 0 and below 1"):
-        run_here("train.py", *SMALL, *flags(data_dir=data, out_dir=tmp_path / "out"), f"--{option}=1.0")
+    _, error = run("train.py", f"--{option}=1.0", ok=False)
+    assert f"argument --{option}: expects a number, at least 0, below 1, not '1.0'" in error
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -124,7 +124,9 @@ def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end
     assert last["optimizer"]["state"][0]["step"] == 5  # steps that changed the weights: 0, 1, 3, 4, 5
     last["model"]["tok_embeddings.weight"][bad_ids] = 0
     if optimizer == "muon":
-        assert all(state["momentum_buffer"].isfinite().all() for state in last["muon"]["state"].values())
+        state = last["optimizer"]["state"].values()
+        buffers = [s["momentum_buffer"] for s in state if "momentum_buffer" in s]
+        assert len(buffers) == 14 and all(buffer.isfinite().all() for buffer in buffers)
     assert all(weight.isfinite().all() for weight in last["model"].values())
 
 
@@ -190,7 +192,7 @@ def test_shards_of_a_run_that_was_killed_are_resumed_and_are_the_same(data, tmp_
     workers = children(process.pid)
     process.kill()
     process.wait()
-    done = tinystories.read_json(folder / "meta.partial.json")["shards"]
+    done = read_json(folder / "meta.json")["shards"]
     assert workers and 0 < len(done) < 50
     with pytest.raises(InputError, match="no finished shards"):
         tinystories.read_meta(str(folder))
@@ -213,8 +215,11 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path, monkeypatch):
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
     monkeypatch.setattr(tinystories, "data_dir", str(tmp_path / "data"))
     monkeypatch.setattr(tinystories, "download_from_hub", lambda *_: str(tmp_path / "bad.tar.gz"))
-    with pytest.raises(tarfile.OutsideDestinationError):
-        tinystories.download()
+    for has_filter in (True, False):  # Python 3.11.3 and older have none
+        if not has_filter:
+            monkeypatch.delattr(tarfile, "data_filter")
+        with pytest.raises(InputError, match="bad.tar.gz cannot be unpacked: .*data99.json"):
+            tinystories.download()
     assert sorted(os.listdir(tmp_path)) == ["bad.tar.gz", "data"]
     assert not tinystories.story_files()  # what came before the bad name does not count either
 
@@ -239,12 +244,11 @@ def test_training_refuses_shards_that_lie(data, tmp_path):
         ids[100::64] = 777  # one in each sequence of 64
         ids.tofile(path)
     args = ["train.py", *SMALL, f"--vocab_source={folder}", f"--out_dir={tmp_path}/out", "--eval_interval=1"]
-    for workers in (0, 1):
-        _, error = run(*args, f"--num_workers={workers}", ok=False)
-        assert re.search("train.py: \\S+: id 777 is outside the vocabulary of 512\\n", error)
+    _, error = run(*args, ok=False)
+    assert re.search("train.py: \\S+: id 777 is outside the vocabulary of 512\\n", error)
     _, error = run(*args, "--vocab_size=4096", ok=False)
     assert error.endswith(f"{folder} holds ids of a vocabulary of 512, not 4096\n")
-    meta = tinystories.read_json(folder / "meta.json")
+    meta = read_json(folder / "meta.json")
     (folder / "meta.json").write_text(json.dumps(meta | {"tokenizer_fingerprint": "another"}))
     _, error = run(*args, ok=False)
     assert f"the shards in {folder} were made by another tokenizer than" in error

@@ -19,8 +19,9 @@ import train_tokenizer
 from configurator import InputError
 from extras import exam
 from extras import synthetic_sums as sums
+from extras.chat import Chat
 from model import ModelArgs, Transformer
-from sample import Chat, TextGenerator
+from sample import TextGenerator
 from tests.fixtures import (
     END,
     START,
