@@ -34,7 +34,8 @@ def text_of(name):
 
 
 def files(*endings):
-    rooms = [glob.glob(room, root_dir=HERE) for room in ("*", "extras/*", "tests/*", "docs/*")]
+    rooms = ("*", "extras/*", "extras/page/*", "tests/*", "docs/*")
+    rooms = [glob.glob(room, root_dir=HERE) for room in rooms]
     return [path for room in rooms for path in room if path.endswith(endings)]
 
 
@@ -50,9 +51,13 @@ def commands_of(name):
         for i, word in enumerate(words):
             module = i and words[i - 1] == "-m" and word not in FOREIGN
             if word.endswith(".py") or module or (i == 0 and word in SHORTCUTS):
-                script = word.replace(".", "/") + ".py" if module else SHORTCUTS.get(word, word)
-                yield script, words[i + 1 :]
+                yield path_of(word) if module else SHORTCUTS.get(word, word), words[i + 1 :]
                 break
+
+
+def path_of(module):
+    path = module.replace(".", "/")
+    return f"{path}/__main__.py" if os.path.isdir(os.path.join(HERE, path)) else f"{path}.py"
 
 
 def check_command(script, words):

@@ -1,5 +1,5 @@
 """
-extras/page.py: the page's JavaScript computes what PyTorch and the tokenizers' libraries compute. Node runs
+extras/page/: the page's JavaScript computes what PyTorch and the tokenizers' libraries compute. Node runs
 the code as it stands in a written page. tests/test_page_browser.py opens pages in a browser.
 """
 
@@ -18,7 +18,7 @@ import tokenizers
 import torch
 
 from configurator import InputError
-from extras import page
+from extras.page import __main__ as page
 from model import ModelArgs, Transformer, load_checkpoint
 from tests.fixtures import (
     LLAMA2C,
@@ -176,23 +176,6 @@ def test_the_greedy_text_is_pytorchs_also_past_a_full_context(name, pages, check
     count = max(100, model.args.max_seq_len + 20 if model.args.max_seq_len < 200 else 0)
     (written,) = ask(pages[name], ["greedy", ids, count])
     assert written == model.generate(torch.tensor([ids]), count, temperature=0)[0].tolist()
-
-
-@needs_node
-@torch.inference_mode()
-def test_int8_is_the_nearest_of_255_steps_in_each_group(checkpoints, tmp_path):
-    checkpoint = checkpoints["nine heads"]
-    model = Transformer.from_checkpoint(load_checkpoint(checkpoint)).eval()
-    for p in model.parameters():
-        if p.dim() == 1:
-            p.data = p.data.half().float()
-        else:  # dim 72 and hidden_dim 192 are multiples of 8 and 64
-            groups = p.view(len(p), -1, 8 if p.shape[1] == 72 else 64)
-            step = groups.abs().amax(-1, keepdim=True) / 127
-            p.data = ((groups / step).round() * step).view_as(p)
-    ids = torch.randint(0, 512, (40,)).tolist()
-    (found,) = ask(write_page(tmp_path / "int8.html", checkpoint, int8=True), ["logits", ids])
-    assert (torch.tensor(found) - model(torch.tensor([ids]))[0]).abs().max() < 1e-3
 
 
 @torch.inference_mode()
@@ -417,7 +400,7 @@ def test_a_vocabulary_cannot_end_the_script_that_holds_it(tmp_path, data):
 
 
 def test_the_words_of_both_languages_have_the_same_keys_and_values():
-    english, chinese = page.read("page_text.js").split("  zh: {")
+    english, chinese = page.read("text.js").split("  zh: {")
     keys = [re.findall(r"^    (\w+):", text, re.MULTILINE) for text in (english, chinese)]
     assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]) > 50
     values = [sorted(re.findall(r"\{(\w+)\}", text)) for text in (english.split("*/")[-1], chinese)]
@@ -436,25 +419,23 @@ def test_the_quick_starts_page_is_below_4_mb(tmp_path, data):
     half = os.path.getsize(write_page(tmp_path / "half.html", path))
     other = half - weights  # the program, and a tokenizer of a quarter of the size
     assert 50_000 < other < 150_000 and 2 * 1_000_576 * 4 / 3 + 4 * other < 4_000_000
-    assert os.path.getsize(write_page(tmp_path / "int8.html", path, int8=True)) - other < 0.54 * weights
 
 
 def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, data, tok, monkeypatch):
     no_tokenizer = random_checkpoint(tmp_path / "none.pt")
     _, said = run("extras.page", f"--checkpoint={no_tokenizer}", f"--out={tmp_path}/p.html", ok=False)
-    assert re.fullmatch(r"page\.py: .* holds no tokenizer: give it one, --tokenizer=PATH\n", said)
+    assert re.fullmatch(r"extras\.page: .* holds no tokenizer: give it one, --tokenizer=PATH\n", said)
     assert not (tmp_path / "p.html").exists()
     _, said = run("extras.page", f"--checkpoint={tmp_path}/nowhere.pt", ok=False)
     assert "there is no checkpoint at" in said
     huge = random_checkpoint(tmp_path / "huge.pt", tok.state(), vocab_size=tok.n_words)
     size = os.path.getsize(write_page(tmp_path / "fits.html", huge))
     monkeypatch.setattr(page, "MAX_BYTES", size - 1)  # the weights alone would fit
-    with pytest.raises(InputError, match="--int8=True makes it half as large"):
+    with pytest.raises(InputError, match="too large for a page"):
         write_page(tmp_path / "p.html", huge)
     monkeypatch.setattr(page, "MAX_BYTES", 50_000)
-    for int8, advice in ((False, "--int8=True makes it half as large"), (True, "too large for a page")):
-        with pytest.raises(InputError, match=advice):
-            write_page(tmp_path / "p.html", huge, int8=int8)
+    with pytest.raises(InputError, match="too large for a page"):
+        write_page(tmp_path / "p.html", huge)
     assert not (tmp_path / "p.html").exists()
 
 

@@ -1,5 +1,5 @@
 """
-extras/page.py in a real browser: each thing on the page does what it says. Needs chromium and its driver
+extras/page/ in a real browser: each thing on the page does what it says. Needs chromium and its driver
 (Debian: chromium, chromium-driver) and the package selenium.
 """
 
