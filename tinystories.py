@@ -85,8 +85,11 @@ def unpack(path, folder):
             if hasattr(tarfile, "data_filter"):
                 tar.extractall(folder, filter="data")
             else:  # Python 3.10.11, 3.11.3 and older
-                safe = [m for m in tar if m.isfile() and re.fullmatch(r"(\./)?\w+\.json", m.name)]
-                tar.extractall(folder, safe)
+                files = [member for member in tar if member.isfile()]
+                for name in (member.name.removeprefix("./") for member in files):
+                    if not re.fullmatch(r"[\w.-]+", name):
+                        raise tarfile.TarError(f"{name} leads out of the folder")
+                tar.extractall(folder, files)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
 

@@ -89,7 +89,7 @@ def test_what_a_name_of_its_own_changes_shows_in_a_mark():
 
 
 def test_synthesize_writes_the_limit_and_the_log_and_the_picture_show_it(data, trained, tmp_path):
-    stories = read_json(f"{data}/TinyStories_all_data/data00.json")
+    stories = read_json(f"{data}/TinyStories_all_data/data00.json", list)
     limit = sum(s["bits"] for s in stories) / sum(len(s["story"].encode()) for s in stories)
     assert 0.13 < limit < 0.16
     assert read_json(f"{data}/tok512/meta.json")["limit_bpb"] == pytest.approx(limit, abs=1e-4)

@@ -1,9 +1,9 @@
 // The model of model.py, its tokenizers and its sampler in JavaScript, without any library.
 //
-// extras/page.py puts this file into the page that it writes. There it runs twice: in the page itself, for
-// the tokenizer and the sampler, and in a web worker, for the model, so that the page never waits for a
-// token. The tests load it in Node. The names are those of model.py and tokenizer.py, and so are the
-// letters:
+// python -m extras.page puts this file into the page that it writes. There it runs twice: in the page
+// itself, for the tokenizer and the sampler, and in a web worker, for the model, so that the page never
+// waits for a token. The tests load it in Node. The names are those of model.py and tokenizer.py, and so are
+// the letters:
 //
 //     T time   C dim   H query heads   K key/value heads   D head size   V vocabulary
 //     S length of the KV cache
@@ -32,23 +32,15 @@ function from_base64(text) {
   return bytes;
 }
 
-// {name: Float32Array} from the bytes that page.py's pack() wrote. config.weights lists [name, length,
-// group]: group 0 is float16; otherwise int8 numbers, then a float32 scale for each `group` neighbours.
+// {name: Float32Array} from the float16 bytes that pack() in __main__.py wrote. config.weights lists [name,
+// numbers].
 function read_weights(config, bytes) {
-  let at = 0;
-  const take = (length) => bytes.slice(at, (at += length)).buffer;
+  const halves = new Uint16Array(bytes.buffer);
   const weights = {};
-  for (const [name, length, group] of config.weights) {
-    const w = new Float32Array(length);
-    if (group) {
-      const numbers = new Int8Array(take(length));
-      const scales = new Float32Array(take((4 * length) / group));
-      for (let i = 0; i < length; i++) w[i] = numbers[i] * scales[Math.floor(i / group)];
-    } else {
-      const halves = new Uint16Array(take(2 * length));
-      for (let i = 0; i < length; i++) w[i] = HALVES[halves[i]];
-    }
-    weights[name] = w;
+  let at = 0;
+  for (const [name, length] of config.weights) {
+    weights[name] = new Float32Array(length);
+    for (let i = 0; i < length; i++) weights[name][i] = HALVES[halves[at++]];
   }
   return weights;
 }

@@ -7,22 +7,20 @@ Writes output/page.html, which holds the model, its tokenizer and the program th
 
     python -m extras.page                                                   the quick start's model: 1.0 MB
     python -m extras.page --checkpoint=output_sft/ckpt.pt --out=chat.html   a chat
-    python -m extras.page --int8=True                                       0.6 MB
 
-The program is plain JavaScript, to be read like the rest of the course: page_model.js (the model and the
-sampler), page_tokenizer.js, page_session.js (what the page asks the model), page_view.js, page_chips.js and
-page_panels.js (the page itself), page_text.js (its words in two languages). page.html is the frame for them.
+The program is plain JavaScript, to be read like the rest of the course: model.js (the model and the
+sampler), tokenizer.js, session.js (what the page asks the model), view.js, chips.js and panels.js (the page
+itself), text.js (its words in two languages). page.html is the frame for them.
 
-What the page shows comes from a model and from what a person types: page_view.js makes text of it, never
-markup.
+What the page shows comes from a model and from what a person types: view.js makes text of it, never markup.
 A Content-Security-Policy lets the browser run these scripts and no others, and forbids all network access.
 """
 
 import base64
 import hashlib
 import json
-import math
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -36,44 +34,31 @@ from prepare_data import SYSTEM
 checkpoint = "output/ckpt.pt"  # the model: anything that extras/export.py reads
 tokenizer = ""  # a tokenizer, if the checkpoint holds none
 out = "output/page.html"  # the file to write
-int8 = False  # weights as int8 with a scale for each group instead of float16: about half the size
 chat = True  # a chat, if the tokenizer has a chat format; False: a story all the same
 prompt = "One day, Lily met a Shoggoth"  # how the story begins until another beginning is typed
 system = SYSTEM  # the system message of a chat; '' is none
 
 HERE = Path(__file__).parent
-MODEL = ("page_model.js", "page_tokenizer.js", "page_session.js")  # what the web worker runs, too
-VIEW = ("page_text.js", "page_view.js", "page_chips.js", "page_panels.js")
+MODEL = ("model.js", "tokenizer.js", "session.js")  # what the web worker runs, too
+VIEW = ("text.js", "view.js", "chips.js", "panels.js")
 MAX_BYTES = 64 * 2**20  # a browser on a telephone opens no larger page
-GROUP = 64  # neighbours in a row that share a scale, if this divides the row
 
 
-def pack(args, weights, int8):
-    """
-    (bytes, table) of the weights in the order of iter_weights; page_model.js's read_weights is the inverse.
-    table: [name, numbers, group] of each. group 0: float16. Otherwise int8, and after them a float32 scale
-    for each group. RMSNorm's weights, which are few, are always float16.
-    """
+def pack(args, weights):
+    """(bytes, table) of the weights in float16; table: [name, numbers] of each. model.js reads them."""
     data = []
     table = []
     for name, w in iter_weights(args, weights):
-        group = math.gcd(GROUP, w.shape[-1]) if int8 and w.dim() == 2 else 0
-        if group:
-            groups = w.float().reshape(-1, group)
-            scale = groups.abs().amax(dim=1, keepdim=True) / 127  # 0 in a group of zeros
-            data.append((groups / scale.clamp(min=1e-30)).round().to(torch.int8).numpy().tobytes())
-            data.append(scale.numpy().astype("<f4").tobytes())
-        else:
-            half = w.to(torch.float16)
-            if not half.isfinite().all():
-                raise InputError(f"{checkpoint}: {name} holds numbers that float16 does not have")
-            data.append(half.numpy().astype("<f2").tobytes())
-        table.append([name, w.numel(), group])
+        half = w.to(torch.float16)
+        if not half.isfinite().all():
+            raise InputError(f"{checkpoint}: {name} holds numbers that float16 does not have")
+        data.append(half.numpy().astype("<f2").tobytes())
+        table.append([name, w.numel()])
     return b"".join(data), table
 
 
 def tokenizer_data(tok):
-    """The tokenizer as page_tokenizer.js reads it. InputError if that does not give the ids of this one."""
+    """The tokenizer as tokenizer.js reads it. InputError if that does not give the ids of this one."""
     ids = range(tok.n_words)
     common = {"kind": tok.kind, "bos_id": tok.bos_id, "eos_id": tok.eos_id}
     if tok.kind == "tokenizers":
@@ -93,7 +78,7 @@ def tokenizer_data(tok):
 
 
 def byte_level_data(tok):
-    """What a tokenizer.json says, for page_tokenizer.js. InputError names what that does not know."""
+    """What a tokenizer.json says, for tokenizer.js. InputError names what that does not know."""
     saved = json.loads(tok.files["tokenizer.json"])
     model = saved["model"]
     normalizer = saved["normalizer"]
@@ -119,7 +104,7 @@ def byte_level_data(tok):
     }
     for reason, applies in odd.items():
         if applies:
-            raise InputError(f"{tok.name} cannot go into a page: page_tokenizer.js does not know {reason}")
+            raise InputError(f"{tok.name} cannot go into a page, whose tokenizer.js does not know {reason}")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return {
         "merges": merges,
@@ -132,16 +117,15 @@ def byte_level_data(tok):
 
 def build(args, weights, tok):
     """The page as a text."""
-    data, table = pack(args, weights, int8)
+    data, table = pack(args, weights)
     config = {
         "model_args": vars(args),
-        "parameters": sum(numbers for _, numbers, _ in table),
+        "parameters": sum(numbers for _, numbers in table),
         "weights": table,
         "tokenizer": tokenizer_data(tok),
         "chat": chat and tok.has_chat_format,
         "prompt": prompt,
         "system": system,
-        "int8": int8,
     }
     parts = {
         "worker": "\n".join(read(name) for name in MODEL),
@@ -162,8 +146,7 @@ def read(name):
 
 def check_size(size):
     if size > MAX_BYTES:
-        advice = "this model is too large for a page" if int8 else "--int8=True makes it half as large"
-        raise InputError(f"the page would have {size / 2**20:.0f} MB, and the most is 64 MB: {advice}")
+        raise InputError(f"this model is too large for a page: {size / 2**20:.0f} MB, and the most is 64 MB")
 
 
 def main():
@@ -173,7 +156,7 @@ def main():
     if tok.n_words != args.vocab_size:
         raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {args.vocab_size}")
     numbers = sum(w.numel() for _, w in iter_weights(args, weights))
-    check_size(numbers * (1 if int8 else 2) * 4 / 3)  # it will be a little more
+    check_size(numbers * 2 * 4 / 3)  # float16 in base64; it will be a little more
     page = build(args, weights, tok)
     size = len(page.encode("utf-8"))
     check_size(size)
@@ -183,5 +166,6 @@ def main():
 
 
 if __name__ == "__main__":
+    sys.argv[0] = "extras.page"  # the name in its messages
     override(globals())
     main()

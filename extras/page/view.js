@@ -1,7 +1,7 @@
-// The page itself: its state, its engine and the buttons that write. page_chips.js shows the text, and
-// page_panels.js what is inside the model.
+// The page itself: its state, its engine and the buttons that write. chips.js shows the text, and
+// panels.js what is inside the model.
 //
-// A text is a list of ids in `state`. The engine (page_session.js), in its worker, reads it and says for
+// A text is a list of ids in `state`. The engine (session.js), in its worker, reads it and says for
 // each token what the model thought of it; all that is shown is made from these answers. Whatever comes
 // from a model or from a keyboard enters the document by textContent: "<img onerror=...>" is a text like
 // any other.
@@ -55,7 +55,6 @@ function token_name(id) {
 }
 
 const visible = (text) => text.replaceAll("\n", "↵").replaceAll("\t", "⇥");
-const hex_byte = (byte) => byte.toString(16).toUpperCase().padStart(2, "0");
 const hex = (bytes) => Array.from(bytes, hex_byte).join(" ");
 
 // How many of these bytes are whole UTF-8 characters; the rest begins one.

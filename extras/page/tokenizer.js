@@ -96,7 +96,8 @@ class SentencePiece extends Tokenizer {
   }
 }
 
-const byte_piece = (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`;
+const hex_byte = (byte) => byte.toString(16).toUpperCase().padStart(2, "0");
+const byte_piece = (byte) => `<0x${hex_byte(byte)}>`;
 
 // Words for byte-level BPE as GPT-2 cuts them. Rust's \s is White_Space, JavaScript's differs in two
 // characters.
