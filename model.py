@@ -382,7 +382,7 @@ def load_checkpoint(path, mmap=False):
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if "tok_embeddings.weight" in checkpoint:
-        checkpoint = {"model": checkpoint, "model_args": {}}
+        checkpoint = {"model": checkpoint, "model_args": {"max_seq_len": 512}}  # happy-llm's
     return checkpoint
 
 
@@ -398,6 +398,7 @@ def infer_shape(weights, n_heads=16):
         "n_heads": n_heads,
         "n_kv_heads": n_heads * len(layer["attention.wk.weight"]) // len(layer["attention.wq.weight"]),
         "tie_embeddings": torch.equal(weights.get("output.weight", table), table),
+        "max_seq_len": 2048,  # llama2.c's default
     }
 
 

@@ -151,7 +151,7 @@ def read_part(file, end):
 
 
 def number_lines(path, lines):
-    """("line 7", line) of the lines that are not blank. InputError if one seems to be GB18030."""
+    """("line 7", line) of the lines that are not blank. InputError: not UTF-8, but GB18030 or UTF-16."""
     for i, line in enumerate(lines, 1):
         try:
             line.decode("utf-8")

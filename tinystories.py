@@ -458,9 +458,10 @@ class PretokDataset(torch.utils.data.Dataset):
         shard = int(np.searchsorted(self.ends, i, side="right"))
         start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
         chunk = slice(start, start + self.max_seq_len + 1)
-        ids = torch.from_numpy(self.ids[shard][chunk].astype(np.int64))  # (T + 1)
+        ids = self.ids[shard][chunk].astype(np.int64)  # (T + 1)
         if ids.max() >= self.vocab_size:
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
+        ids = torch.from_numpy(ids)
         x = ids[:-1]
         y = ids[1:]
         if not self.masked:
@@ -473,6 +474,10 @@ class PretokDataset(torch.utils.data.Dataset):
     def __getitems__(self, positions):
         """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
         return [self[int(self.order(0)[p])] for p in positions]
+
+    def __iter__(self):
+        """The items without end, shuffled."""
+        return (self[i] for (i,) in self.batches(1))
 
     def order(self, epoch):
         """The order in which an epoch reads the chunks: a permutation, a function of (seed, epoch) alone."""

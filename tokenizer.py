@@ -38,7 +38,7 @@ class Tokenizer:
     name      the path, for messages
     n_words   the vocabulary size: ids are 0 .. n_words - 1
     bos_id, eos_id, pad_id    -1 where the tokenizer has no such token
-    chat_start_id, chat_end_id    of <|im_start|> and <|im_end|>, in which a chat encloses its messages; or -1
+    chat_start_id, chat_end_id    of <|im_start|> and <|im_end|>, between which a message of a chat is; or -1
     template  the text of the chat template, which transformers reads; None where there is none
     files     {name: bytes}, all that it was made from; checkpoints carry it
     """
@@ -60,6 +60,7 @@ class Tokenizer:
             self._open_sentencepiece()
         else:
             self._open_folder()
+        self.has_chat_format = self.chat_start_id >= 0 and self.chat_end_id >= 0
 
     def _open_sentencepiece(self):
         import sentencepiece
@@ -125,7 +126,7 @@ class Tokenizer:
         With add_generation_prompt, nothing is learned, and the beginning of the next answer is appended.
         A message that spells "<|im_end|>" does not end itself: its content is encoded as plain text.
         """
-        if min(self.chat_start_id, self.chat_end_id) < 0:
+        if not self.has_chat_format:
             raise InputError(f"{self.name} has no chat format: no special tokens <|im_start|> and <|im_end|>")
         check_messages(messages)
         ids = []

@@ -38,7 +38,6 @@ from devices import (
     find_device,
     find_dtype,
     peak_flops,
-    synchronize,
     try_compile,
 )
 from extras.causal_blocks import use_causal_blocks
@@ -69,7 +68,8 @@ HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 
 def now():
     """Seconds, when the device has done what it was given."""
-    synchronize(device)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
@@ -214,7 +214,7 @@ def training_ways():
         model = our_model()
         settings = (0.1, 5e-4, (0.9, 0.95))
         if optimizer == "muon":
-            optimizers = configure_muon(model, *settings, choice)
+            optimizers = [configure_muon(model, *settings, choice)]
         else:
             optimizers = [model.configure_optimizers(*settings)]
         if device.startswith("cpu") and fast == "bfloat16":

@@ -80,11 +80,11 @@ def test_training_keeps_the_memory_that_the_formula_says(shape, dtype, compiled,
 def test_the_optimizer_takes_the_memory_that_the_formula_says(name, monkeypatch):
     for option, value in (WIDE | {"device": "cpu", "compile": "false", "batch_size": 2}).items():
         monkeypatch.setattr(bench, option, value)
-    states = []
-    hook = register_optimizer_step_post_hook(lambda optimizer, *_: states.extend(optimizer.state.values()))
+    states = {}
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: states.update(optimizer.state))
     bench.training_ways()[f"train.py, {name}, eager"]()()
     hook.remove()
-    moments = [x for state in states for x in state.values() if x.dim()]  # not the number of the step
+    moments = [x for state in states.values() for x in state.values() if x.dim()]  # not the number of the step
     want = memory(ModelArgs(**WIDE), 2, optimizer=name)[f"optimizer ({name})"][0]
     assert sum(x.nbytes for x in moments) == want
 

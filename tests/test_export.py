@@ -275,7 +275,9 @@ def test_an_export_replaces_nothing_but_an_export(tmp_path, monkeypatch):
     assert thesis.exists() and Path(checkpoint).read_bytes() == before
 
 
-@pytest.mark.parametrize("path, reason", [("0.pt", "no checkpoint"), ("", "config.json"), ("a.pt", "not a")])
+@pytest.mark.parametrize(
+    "path, reason", [("0.pt", "no checkpoint"), ("", "config.json"), ("a.pt", "no model of this kind")]
+)
 def test_what_is_no_model_is_refused_by_name(tmp_path, path, reason):
     torch.save({"weights": 1}, tmp_path / "a.pt")
     with pytest.raises(InputError, match=reason):

@@ -1,6 +1,5 @@
 """What is compiled gives the numbers of what is not."""
 
-import re
 
 import pytest
 import torch
@@ -114,20 +113,20 @@ def test_compiled_code_from_the_cache_has_the_weights_of_its_own_model(compiler,
     assert len(texts) == 3
 
 
-def test_sampling_says_how_long_compiling_took_and_writes_the_same(compiler, trained):
+def test_compiled_sampling_writes_the_same(compiler, trained):
     options = flags(checkpoint=f"{trained}/ckpt.pt", temperature=0, max_new_tokens=20, device="cpu")
     eager, _ = run("sample.py", *options)
-    compiled, error = run("sample.py", *options, "--compile=True", "--dtype=float32")
-    assert compiled == eager and re.search(r"compiled in \d+\.\d s", error)
+    compiled, _ = run("sample.py", *options, "--compile=True", "--dtype=float32")
+    assert compiled == eager
 
 
 @pytest.mark.parametrize("has_bf16", [True, False])
-def test_auto_compiles_on_a_cpu_where_bfloat16_is_in_hardware(has_bf16, monkeypatch):
+def test_auto_compiles_on_a_cpu_where_bfloat16_is_in_hardware(has_bf16, monkeypatch, capsys):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
     monkeypatch.setattr(devices, "compile_error", lambda device: "")
     monkeypatch.setattr(torch, "compile", lambda model: "compiled")
-    said = []
-    assert devices.try_compile("eager", "auto", "cpu", said.append) == ("compiled" if has_bf16 else "eager")
-    assert bool(said) != has_bf16
+    monkeypatch.setenv("RANK", "0")
+    assert devices.try_compile("eager", "auto", "cpu") == ("compiled" if has_bf16 else "eager")
+    assert ("not compiling" in capsys.readouterr().out) != has_bf16
     assert devices.try_compile("eager", "true", "cpu") == "compiled"
     assert devices.try_compile("eager", "auto", "cuda:0") == "compiled"

@@ -265,7 +265,7 @@ TOKENIZERS = {
 @pytest.mark.parametrize("name", [*list(TOKENIZERS)[:-1], pytest.param("llama2.c's", marks=needs_shared)])
 def test_the_tokenizer_gives_pythons_ids_on_500_texts(name, data, tok, zh, tmp_path):
     t = TOKENIZERS[name](data, tok, tmp_path)
-    stories = [row["story"] for row in read_json(f"{data}/TinyStories_all_data/data00.json")[:60]]
+    stories = [row["story"] for row in read_json(f"{data}/TinyStories_all_data/data00.json", list)[:60]]
     chinese = [row["text"] for row in fixtures.read_rows(zh / "chunks.jsonl")[:50]]
     texts = odd_texts() + NUMBERS + stories + chinese
     want = [t.encode(text) for text in texts]

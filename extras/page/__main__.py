@@ -60,7 +60,8 @@ def pack(args, weights):
 def tokenizer_data(tok):
     """The tokenizer as tokenizer.js reads it. InputError if that does not give the ids of this one."""
     ids = range(tok.n_words)
-    common = {"kind": tok.kind, "bos_id": tok.bos_id, "eos_id": tok.eos_id}
+    names = ("kind", "bos_id", "eos_id", "chat_start_id", "chat_end_id")
+    common = {name: getattr(tok, name) for name in names}
     if tok.kind == "tokenizers":
         return {**common, "pieces": [tok.piece(i) or "" for i in ids], **byte_level_data(tok)}
     tokenizer_json(tok)  # its test: nothing but a byte pair encoding

@@ -7,10 +7,10 @@ function remove_chip({ nodes, turn }) {
   if (turn && !turn.node.querySelector(".chip")) turn.node.remove();
 }
 
-// In a chat, BOS begins a turn, and the text up to the first line end is its role.
+// In a chat, <|im_start|> begins a turn, and the text up to the first line end is its role.
 function turn_of(id, before) {
   if (!config.chat) return null;
-  if (id !== tok.bos_id) return before?.turn;
+  if (id !== tok.chat_start_id) return before?.turn;
   const turn = { node: element("div", "turn"), who: element("div", "who"), role: null, ids: [] };
   turn.node.append(turn.who);
   $("chips").append(turn.node);
@@ -55,13 +55,14 @@ function in_turn(turn, id, chip) {
     const role = tok.decode(turn.ids);
     if (role.endsWith("\n")) {
       turn.role = role.trim();
-      turn.node.classList.add(turn.role);
-      turn.who.textContent = TEXT[state.language][`who_${turn.role}`] || turn.role;
+      const known = TEXT[state.language][`who_${turn.role}`]; // a model may make up a role
+      if (known) turn.node.classList.add(turn.role);
+      turn.who.textContent = known || turn.role;
     }
   } else if (turn.role === "assistant" && !turn.ended) {
     chip.node.classList.add("drawn");
   }
-  turn.ended = id === tok.eos_id;
+  turn.ended = id === tok.chat_end_id;
 }
 
 function show_chips() {

@@ -156,7 +156,7 @@ async function measure() {
   const mine = ++measuring;
   if (!well_formed($("text"))) return;
   const text = $("text").value;
-  const encode = (value) => (tok.encode_plain ? tok.encode_plain(value) : tok.encode(value));
+  const encode = (value) => tok.encode(value);
   const ids = [tok.bos_id, ...encode(text)].filter((id) => id >= 0);
   const all = Math.min(ids.length, MOST);
   const first = tok.bos_id >= 0 ? 1 : 0;

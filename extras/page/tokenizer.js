@@ -124,21 +124,11 @@ class ByteLevel extends Tokenizer {
     super(data);
     this.ranks = new Map(this.merges.map((merge, rank) => [merge, rank]));
     this.special_ids = new Set(Object.values(this.special));
-    const escaped = Object.keys(this.special).map((token) => token.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
     this.digits_pattern = new RegExp(this.digits ? `(${this.digits})` : "$^", "u");
-    this.special_pattern = new RegExp(`(${escaped.sort((a, b) => b.length - a.length).join("|")})`);
   }
 
-  // A text in which special tokens count as such.
+  // A text that spells a special token is text like any other.
   encode(text) {
-    check_text(text);
-    if (!this.special_ids.size) return this.encode_plain(text);
-    const parts = text.split(this.special_pattern); // every second one is a special token
-    return parts.flatMap((part, i) => (i % 2 ? [this.special[part]] : this.encode_plain(part)));
-  }
-
-  // A text in which nothing is special, such as a message of a chat.
-  encode_plain(text) {
     check_text(text);
     const rank = (left, right) => this.ranks.get(`${left} ${right}`) ?? Infinity;
     const parts = (this.nfkc ? text.normalize("NFKC") : text).split(this.digits_pattern);
@@ -151,10 +141,9 @@ class ByteLevel extends Tokenizer {
   // encode_chat.
   encode_chat(messages) {
     const message = ({ role, content }) => [
-      this.bos_id, ...this.encode_plain(`${role}\n`), ...this.encode_plain(content), this.eos_id,
-      ...this.encode_plain("\n"),
+      this.chat_start_id, ...this.encode(`${role}\n${content}`), this.chat_end_id, ...this.encode("\n"),
     ];
-    return [...messages.flatMap(message), this.bos_id, ...this.encode_plain("assistant\n")];
+    return [...messages.flatMap(message), this.chat_start_id, ...this.encode("assistant\n")];
   }
 
   is_special(id) {

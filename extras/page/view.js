@@ -11,7 +11,7 @@
 const $ = (id) => document.getElementById(id);
 const config = JSON.parse($("config").textContent);
 const tok = make_tokenizer(config.tokenizer);
-const stop_ids = new Set([tok.bos_id, tok.eos_id].filter((id) => id >= 0));
+const stop_ids = new Set([tok.bos_id, tok.eos_id, tok.chat_start_id, tok.chat_end_id].filter((id) => id >= 0));
 const TOP_K = [1, 2, 3, 5, 10, 20, 50, 100, 300, 0]; // of the slider; 0 is all
 
 const state = {
@@ -173,7 +173,7 @@ const settings = () => ({
 function has_ended() {
   if (state.ids.length === 0) return true;
   const last = state.ids.at(-1);
-  if (config.chat) return last === tok.eos_id || state.ids.length >= config.model_args.max_seq_len;
+  if (config.chat) return stop_ids.has(last) || state.ids.length >= config.model_args.max_seq_len;
   return stop_ids.has(last) && state.ids.length > Math.max(1, state.typed);
 }
 
