@@ -163,7 +163,7 @@ def number_lines(path, lines):
 
 
 def parse(line):
-    """The value of a line of JSON. ValueError: what is wrong, without the place, so that it can be counted."""
+    """The value of a line of JSON. ValueError says what is wrong, without the place: it is counted."""
     try:
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:

@@ -84,7 +84,7 @@ def test_the_optimizer_takes_the_memory_that_the_formula_says(name, monkeypatch)
     hook = register_optimizer_step_post_hook(lambda optimizer, *_: states.update(optimizer.state))
     bench.training_ways()[f"train.py, {name}, eager"]()()
     hook.remove()
-    moments = [x for state in states.values() for x in state.values() if x.dim()]  # not the number of the step
+    moments = [x for state in states.values() for x in state.values() if x.dim()]  # not the step's number
     want = memory(ModelArgs(**WIDE), 2, optimizer=name)[f"optimizer ({name})"][0]
     assert sum(x.nbytes for x in moments) == want
 
