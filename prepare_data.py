@@ -187,7 +187,8 @@ def read_archive(path):
         with tarfile.open(fileobj=bz2.open(path), mode="r|") as tar:
             for member in tar:
                 if member.isfile() and member.name.endswith((".jsonl", ".json")):
-                    yield from tar.extractfile(member)
+                    for line in tar.extractfile(member):
+                        yield line.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{path} cannot be read to its end: {error}") from None
 

@@ -1,16 +1,14 @@
 """
-The files that people bring: stories, chunks, conversations, prompts. All of them are read here.
+The files that people bring: stories, chunks, conversations, prompts, checkpoints. All of them are read here.
 
 Text is UTF-8, with or without a byte order mark. Anything else is refused by its name: text in a wrongly
 guessed encoding would be learned without a word. A value that cannot be used is left out, counted and named.
 """
 
-import codecs
 import collections
 import io
 import itertools
 import json
-import os
 import re
 import sys
 import warnings
@@ -25,61 +23,54 @@ PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip",
     b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PAR1": "Parquet", b"%PDF": "PDF",
 }  # fmt: skip
-JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 END_OF_TEXT = "<|endoftext|>"
 MAX_REPORTED = 20  # values left out that are named, for each reason; those after them are only counted
 
 
-def open_text(path, encoding="utf-8"):
-    """A file, open for reading bytes, after its byte order mark. InputError where it is no text in UTF-8."""
+def open_text(path, encoding="utf-8", start=0, end=None):
+    """A file, or its bytes from start to end, as a text stream; bytes of no character become surrogates."""
     try:
         file = open(path, "rb")
+        head = file.peek(512)[:512]
+        if end is not None:
+            file.seek(start)
+            file = io.BytesIO(file.read(end - start))
+        with_mark = "utf-8-sig" if encoding == "utf-8" else encoding  # drops a byte order mark
+        stream = io.TextIOWrapper(file, with_mark, errors="surrogateescape")
     except FileNotFoundError:
         raise InputError(f"no file {path}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    head = file.peek(512)[:512]
-    packed = "tar" if head[257:262] == b"ustar" else None
-    packed = next((name for magic, name in PACKED.items() if head.startswith(magic)), packed)
-    if packed:
-        raise InputError(f"{path} is not text, but {packed}: unpack or convert it first")
-    if encoding != "utf-8":
-        return io.BytesIO(decode(file.read(), path, encoding).encode("utf-8"))
-    if guess_encoding(head) == "utf-16":
-        decode(file.read(), path)  # InputError
-    file.seek(3 if head.startswith(codecs.BOM_UTF8) else 0)
-    return file
+    except (OSError, LookupError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    packed = [name for magic, name in PACKED.items() if head.startswith(magic)]
+    if packed or head[257:262] == b"ustar":
+        raise InputError(f"{path} is not text, but {(packed or ['tar'])[0]}: unpack or convert it first")
+    return stream
 
 
-def decode(data, path, encoding="utf-8"):
-    """The text of bytes. InputError names the encoding that they seem to be in."""
-    try:
-        text = data.decode(encoding).removeprefix("\ufeff")
-        if text.count("\0") * 4 <= len(text):
-            return text
-        problem = "many characters are zero"
-    except LookupError:
-        raise InputError(f"--encoding={encoding}: Python knows no such encoding") from None
-    except UnicodeError as error:
-        problem = str(error)
-    guess = guess_encoding(data)
-    seems = f", but seems to be {guess}: convert it, or give --encoding={guess}" if guess else ""
-    raise InputError(f"{path} is not {encoding}{seems} ({problem})")
-
-
-def guess_encoding(data):
-    """The encoding of bytes that are not UTF-8: Windows' UTF-16, China's GB18030 (GBK), or '': no guess."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data.count(0) * 4 > len(data):
-        return "utf-16"
+def check_encoding(text, path, encoding="utf-8", strict=True):
+    """
+    InputError where a text was not in this encoding. It names Windows' UTF-16 and China's GB18030 (GBK). Not
+    strict: only if it seems to be one of them, and not UTF-8 with a broken byte.
+    """
+    if not re.search("[\0\udc80-\udcff]", text):
+        return
+    data = text.encode("utf-8", "surrogateescape")
     chinese = len(re.findall("[\u4e00-\u9fff]", data.decode("gb18030", "ignore")))
-    valid = len(re.findall("[^\0-\x7f]", data.decode("utf-8", "ignore")))
-    return "gb18030" if chinese > 4 * valid else ""  # and not UTF-8 with a broken byte
+    valid = len(re.findall("[^\0-\x7f\udc80-\udcff]", text))
+    guess = "gb18030" if chinese > 4 * valid else ""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or data.count(0) * 4 > len(data):
+        guess = "utf-16"
+    if guess or (strict and re.search("[\udc80-\udcff]", text)):
+        seems = f", but seems to be {guess}: convert it, or give --encoding={guess}" if guess else ""
+        raise InputError(f"{path} is not {encoding}{seems}")
 
 
 def read_text(path, encoding="utf-8"):
     """The text of a file. InputError where it is not in that encoding."""
     with open_text(path, encoding) as f:
-        return decode(f.read(), path).replace("\r\n", "\n")
+        text = f.read()
+    check_encoding(text, path, encoding)
+    return text
 
 
 def read_values(path, convert, start=0, end=None, limit=None, encoding="utf-8", lines=None):
@@ -93,10 +84,12 @@ def read_values(path, convert, start=0, end=None, limit=None, encoding="utf-8", 
     lines        lines of JSON to read instead of those in the file
     """
     left_out = collections.Counter()  # reason: how many
-    values = find_values(path, start, end, encoding) if lines is None else number_lines(path, lines)
+    values = find_values(path, start, end, encoding) if lines is None else parse_lines(path, lines)
     for place, value in itertools.islice(values, limit):
         try:
-            converted = convert(parse(value) if isinstance(value, bytes) else value)
+            if isinstance(value, ValueError):
+                raise value
+            converted = convert(value)
         except ValueError as error:
             reason = str(error)
             left_out[reason] += 1
@@ -111,67 +104,42 @@ def read_values(path, convert, start=0, end=None, limit=None, encoding="utf-8", 
 
 
 def find_values(path, start, end, encoding):
-    """(place, value) of each value in a file; a line of JSON is not parsed yet, but bytes."""
-    if not path.lower().endswith(JSON_ENDINGS):
+    """(place, value) of each value in a file; a ValueError instead of a value that is no JSON."""
+    ending = path.lower().rpartition(".")[2]
+    if ending not in ("json", "jsonl", "ndjson"):
         texts = read_text(path, encoding).split(END_OF_TEXT)
         yield from ((f"text {i}", text) for i, text in enumerate(texts, 1) if text.strip())
         return
-    with open_text(path, encoding) as file:
-        if holds_an_array(path, file) and end is None:
+    with open_text(path, encoding, start, end) as file:
+        lines = (line for line in file if not line.isspace())
+        first = next(lines, "")
+        if first.strip() == "[" or (ending == "json" and first.lstrip().startswith("[")):
+            text = first + file.read()
+            check_encoding(text, path, encoding)
             try:
-                items = json.loads(decode(file.read(), path))
+                yield from ((f"item {i}", item) for i, item in enumerate(json.loads(text), 1))
+                return
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path} is broken: {error}") from None
-            yield from ((f"item {i}", item) for i, item in enumerate(items, 1))
-            return
-        file.seek(max(start, file.tell()))
-        yield from number_lines(path, read_part(file, end))
+                if getattr(error, "msg", "") != "Extra data":  # which comes after a first line of JSON
+                    raise InputError(f"{path} is broken: {error}") from None
+        file.seek(0)
+        yield from parse_lines(path, file)
 
 
-def holds_an_array(path, file):
-    """Whether an open file of JSON is one array, and not a value a line."""
-    start = file.tell()
-    lines = (line for line in file if not line.isspace())
-    first = next(lines, b"")
-    array = first.strip() == b"["
-    if path.lower().endswith(".json") and first.lstrip().startswith(b"["):
-        try:
-            parse(first)
-            array = next(lines, None) is None
-        except ValueError:  # it ends on a later line
-            array = True
-    file.seek(start)
-    return array
-
-
-def read_part(file, end):
-    """The lines that begin before the byte `end`; None: all."""
-    while (end is None or file.tell() < end) and (line := file.readline()):
-        yield line
-
-
-def number_lines(path, lines):
-    """("line 7", line) of the lines that are not blank. InputError: not UTF-8, but GB18030 or UTF-16."""
+def parse_lines(path, lines):
+    """("line 7", value) of each line that is not blank; a ValueError instead of a value that is no JSON."""
     for i, line in enumerate(lines, 1):
+        check_encoding(line, f"{path}, line {i},", strict=False)
         try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            if guess_encoding(line):
-                decode(line, f"{path}, line {i},")
+            value = json.loads(line)
+            if re.search("[\udc80-\udcff]", line):
+                value = ValueError("not UTF-8")
+        except json.JSONDecodeError as error:
+            value = ValueError(error.msg)  # without the place, so that it can be counted
+        except (RecursionError, ValueError) as error:  # a number of more than 4,300 digits
+            value = ValueError(f"too deep or too long: {first_line(error)}")
         if not line.isspace():
-            yield f"line {i}", line
-
-
-def parse(line):
-    """The value of a line of JSON. ValueError says what is wrong, without the place: it is counted."""
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(error.msg) from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+            yield f"line {i}", value
 
 
 def get_text(item, key="text"):
@@ -179,29 +147,28 @@ def get_text(item, key="text"):
     text = item.get(key) if isinstance(item, dict) else item
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"no {key}")
-    if text != text.encode("utf-8", "ignore").decode("utf-8"):  # JSON can spell one
+    if re.search("[\ud800-\udfff]", text):  # JSON can spell one
         raise ValueError("half a surrogate pair, which is no character")
     return text
 
 
 def read_checkpoint(path, mmap=False):
     """model.load_checkpoint. InputError says in a sentence why a file is no checkpoint of this model."""
-    if not os.path.isfile(path):
-        raise InputError(f"no checkpoint {path}: train.py writes one")
     try:
         checkpoint = load_checkpoint(path, mmap)
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint {path}: train.py writes one") from None
     except Exception as error:  # of torch, pickle, zipfile and the disk
         raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from None
-    weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    if isinstance(weights, dict) and any(name.endswith("transformer.wte.weight") for name in weights):
-        raise InputError(f"{path} is nanoGPT's: its model, GPT-2, has other parts than this one")
     try:
+        if "transformer.wte.weight" in checkpoint["model"]:
+            raise ValueError("it is nanoGPT's, a GPT-2")
         with torch.device("meta"), warnings.catch_warnings():  # takes no memory, and copies nothing
             warnings.simplefilter("ignore")
             Transformer.from_checkpoint(checkpoint)
+        if not isinstance(checkpoint.get("tokenizer") or {}, dict):
+            raise TypeError("the tokenizer is none")
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"{path} holds no model of this kind: {type(error).__name__}: {detail}") from None
-    if not isinstance(checkpoint.get("tokenizer"), dict | None):
-        raise InputError(f"{path} holds no tokenizer, but something else under that name")
     return checkpoint
