@@ -21,7 +21,6 @@ import collections
 import contextlib
 import functools
 import glob
-import io
 import multiprocessing
 import os
 import re
@@ -30,7 +29,6 @@ import sys
 import tarfile
 import threading
 import zlib
-from array import array
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -59,6 +57,7 @@ LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with wh
 STORIES = "TinyStories_all_data"
 SHARDS = 50  # as many as the original has
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
+open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -79,17 +78,15 @@ def download():
 
 
 def unpack(path, folder):
-    """Unpack a .tar.gz; nothing in it can lead out of the folder."""
+    """Write the files of a .tar.gz into a folder. InputError for a name that could lead out of it."""
     try:
-        with tarfile.open(path) as tar:
-            if hasattr(tarfile, "data_filter"):
-                tar.extractall(folder, filter="data")
-            else:  # Python 3.10.11, 3.11.3 and older
-                files = [member for member in tar if member.isfile()]
-                for name in (member.name.removeprefix("./") for member in files):
-                    if not re.fullmatch(r"[\w.-]+", name):
-                        raise tarfile.TarError(f"{name} leads out of the folder")
-                tar.extractall(folder, files)
+        with tarfile.open(path) as tar:  # extractall is as safe only from Python 3.10.12 and 3.11.4 on
+            for member in filter(tarfile.TarInfo.isfile, tar):
+                name = member.name.removeprefix("./")
+                if not re.fullmatch(r"[\w.-]+", name):
+                    raise tarfile.TarError(f"{name} leads out of the folder")
+                with open(f"{folder}/{name}", "wb") as f:
+                    shutil.copyfileobj(tar.extractfile(member), f)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
 
@@ -167,27 +164,25 @@ def train_vocab():
     ensure_stories()
     files = story_files()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
-    model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=vocabulary_lines(files),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            self_test_sample_size=0,
-            character_coverage=1.0,
-            num_threads=workers,
-            split_digits=True,  # a number is its digits
-            allow_whitespace_only_pieces=True,
-            byte_fallback=True,  # a character without a piece is its bytes
-            unk_surface=r" \342\201\207 ",
-            normalization_rule_name="identity",  # the text stays as it is
-            minloglevel=2,
-        )
+        with atomic_write(tokenizer_path(), "wb") as f:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=vocabulary_lines(files),
+                model_writer=f,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                self_test_sample_size=0,
+                character_coverage=1.0,
+                num_threads=workers,
+                split_digits=True,  # a number is its digits
+                allow_whitespace_only_pieces=True,
+                byte_fallback=True,  # a character without a piece is its bytes
+                unk_surface=r" \342\201\207 ",
+                normalization_rule_name="identity",  # the text stays as it is
+                minloglevel=2,
+            )
     except RuntimeError as error:
         raise InputError(f"sentencepiece: {str(error).rsplit('] ', 1)[-1]}") from None
-    with atomic_write(tokenizer_path(), "wb") as f:
-        f.write(model.getvalue())
     print(f"wrote {tokenizer_path()}")
 
 
@@ -227,9 +222,10 @@ def pretokenize(vocab_size=None):
         raise InputError(f"--vocab_size={vocab_size}, but {tok.name} has {tok.n_words} pieces")
     folder = shard_folder(vocab_size, "custom" if vocab_size else "llama2", data_dir)
     jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(story_files())]
-    corpus = f"{data_dir}/{STORIES}/corpus.json"  # what is known of the stories as a whole
+    corpus = f"{data_dir}/{STORIES}/corpus.json"  # of synthetic stories: what a perfect model would reach
     known = read_json(corpus) if os.path.exists(corpus) else {}
-    write_shards(folder, jobs, process_shard, tokenizer_path(), workers, **known)
+    limit = {"limit_bpb": known["limit_bpb"]} if "limit_bpb" in known else {}
+    write_shards(folder, jobs, process_shard, tokenizer_path(), workers, **limit)
 
 
 def process_shard(job, tok, dtype):
@@ -248,13 +244,12 @@ def encode_documents(texts, tok, dtype, eos=False):
     encode = text_encoder(tok, dtype)
     begin = np.array([tok.bos_id] if tok.bos_id >= 0 else [], dtype).tobytes()
     end = np.array([tok.eos_id] if tok.bos_id < 0 or (eos and tok.eos_id >= 0) else [], dtype).tobytes()
+    ids = bytearray()
     counts = {"documents": 0, "bytes": 0}
-    parts = []
     for text in texts:
-        parts += (begin, encode(text), end)
+        ids += begin + encode(text) + end
         counts["documents"] += 1
         counts["bytes"] += len(tok.normalize(text).encode("utf-8"))
-    ids = b"".join(parts)
     return ids, {**counts, "tokens": len(ids) // np.dtype(dtype).itemsize}
 
 
@@ -266,10 +261,7 @@ def text_encoder(tok, dtype):
     sentencepiece's BPE never merges across a space, where no piece has a space inside. So a text is the
     pieces of its words, end to end, and nearly every word has been encoded before.
     """
-
-    def encode(text):
-        return array({"uint16": "H", "uint32": "I"}[dtype], tok.encode(text)).tobytes()
-
+    encode = lambda text: np.array(tok.encode(text), dtype).tobytes()  # noqa: E731
     by_words = tok.kind == "sentencepiece" and tok.encode(" a  b ") == tok.encode("a") + tok.encode("b")
     if not by_words or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
         return encode
@@ -292,8 +284,9 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     InputError where the folder holds shards that were not written here.
     """
     tok = Tokenizer(tokenizer_path)
-    record = {
-        "sources": {os.path.basename(job["path"]): file_state(job["path"]) for job in jobs},
+    states = {job["path"]: os.stat(job["path"]) for job in jobs}
+    record = {  # where it differs from the last one, all shards are made again
+        "sources": {os.path.basename(path): [s.st_size, s.st_mtime_ns] for path, s in states.items()},
         "tokenizer": os.path.relpath(tokenizer_path, folder),  # the two may be moved together
         "tokenizer_fingerprint": tok.fingerprint(),
         "vocab_size": tok.n_words,
@@ -302,11 +295,13 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     }
     path = f"{folder}/meta.json"
     old_meta = read_json(path) if os.path.exists(path) else {}
-    if not old_meta and glob.glob(f"{glob.escape(folder)}/*.bin"):
+    os.makedirs(folder, exist_ok=True)
+    files = {(entry.name, entry.stat().st_size) for entry in os.scandir(folder)}
+    if not old_meta and any(name.endswith(".bin") for name, _ in files):
         raise InputError(f"{folder} holds shards, and no meta.json that says what they are: move them away")
-    old_shards = old_meta.get("shards", {})
-    shards = old_shards if record.items() <= old_meta.items() else {}
-    shards = {name: counts for name, counts in shards.items() if files_are_there(folder, name, counts)}
+    shards = old_meta.get("shards", {}) if record.items() <= old_meta.items() else {}
+    files_of = lambda name: {(name + ending, size) for ending, size in shards[name]["files"].items()}  # noqa: E731
+    shards = {name: counts for name, counts in shards.items() if files_of(name) <= files}
     missing = [job for job in jobs if job["name"] not in shards]
     if not missing and "splits" in old_meta:
         print(f"{folder} is up to date")
@@ -315,15 +310,15 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
         print(f"{folder} is of other text, or of another tokenizer, or not complete: making it again")
     meta = {**record, "unfinished": True, "shards": shards}
     write_json(path, meta)
+    for name, _ in files:
+        if re.fullmatch(r"data\d+\.(bin|mask)", name) and name.split(".")[0] not in shards:
+            os.remove(f"{folder}/{name}")
     make = functools.partial(make_shard, process, tokenizer_path, record["dtype"], folder)
     with ProcessPoolExecutor(workers, initializer=exit_with_parent) as pool:
         results = tqdm(pool.map(make, missing), "pretokenize", len(missing), unit="shard")
         for job, counts in zip(missing, results):
             shards[job["name"]] = counts
             write_json(path, meta)
-    for name in old_shards.keys() - shards.keys():  # of an earlier, larger corpus
-        for ending in old_shards[name]["files"]:
-            os.remove(f"{folder}/{name}{ending}")
     meta = {**record, "splits": sum_splits(folder, shards), "shards": dict(sorted(shards.items()))}
     write_json(path, meta)
     return meta
@@ -332,36 +327,21 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
 def sum_splits(folder, shards):
     """{"val": the counts of the first shard, "train": of the others}, which are printed, too."""
     first, *others = sorted(shards)
+    if not shards[first]["documents"]:
+        raise InputError(f"{folder}: there is no document in {first}, the part to validate on")
     splits = {}
     for split, names in (("val", [first]), ("train", others)):
         splits[split] = {key: sum(shards[n][key] for n in names) for key in ("documents", "bytes", "tokens")}
         numbers = ", ".join(f"{value:,} {key}" for key, value in splits[split].items())
         bytes_per_token = splits[split]["bytes"] / max(1, splits[split]["tokens"])
         print(f"{folder}, {split}: {numbers}, {bytes_per_token:.2f} bytes per token")
-    if not splits["val"]["documents"]:
-        raise InputError(f"{folder}: there is no document in {first}, the part to validate on")
     return splits
-
-
-def file_state(path):
-    """[size, time of the last change]: when a source's differs, its shards are made again."""
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns]
-
-
-def files_are_there(folder, name, counts):
-    """Whether the files of a shard are there, with the sizes that they had."""
-    paths = {f"{folder}/{name}{ending}": size for ending, size in counts["files"].items()}
-    return all(os.path.exists(path) and os.path.getsize(path) == size for path, size in paths.items())
 
 
 def exit_with_parent():
     """Let this process of a pool end when its parent is killed; otherwise it would wait for ever."""
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: parent.join() or os._exit(1), daemon=True).start()
-
-
-open_tokenizer = functools.cache(Tokenizer)  # each process of the pool opens it once
 
 
 def make_shard(process, tokenizer_path, dtype, folder, job):
@@ -377,26 +357,25 @@ def make_shard(process, tokenizer_path, dtype, folder, job):
     return {**counts, "files": {ending: len(content) for ending, content in files.items()}}
 
 
-def shard_paths(folder):
-    """The paths of a folder's shards: dataNN.bin, of which the first is for validation, or nanoGPT's two."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    if {"train.bin", "val.bin"} <= set(names):
-        return [f"{folder}/val.bin", f"{folder}/train.bin"]
-    return [f"{folder}/{name}" for name in names if re.fullmatch(r"data\d+\.bin", name)]
-
-
 def read_meta(folder, vocab_size=None):
-    """The meta.json of a folder of shards; a folder without is llama2.c's. InputError: other vocabulary."""
-    path = f"{folder}/meta.json"
-    meta = read_json(path) if os.path.exists(path) else {"dtype": "uint16"}
-    if meta.get("unfinished") or not shard_paths(folder):
+    """
+    The meta.json of a folder of shards, with "paths", those of the shards; the first is for validation. A
+    folder without a meta.json is llama2.c's or nanoGPT's. InputError where it is not finished, or the ids are
+    of another vocabulary.
+    """
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    meta = read_json(f"{folder}/meta.json") if "meta.json" in names else {"dtype": "uint16"}
+    shards = [name for name in names if re.fullmatch(r"data\d+\.bin", name)]
+    if {"train.bin", "val.bin"} <= set(names):
+        shards = ["val.bin", "train.bin"]  # nanoGPT's
+    if meta.get("unfinished") or not shards:
         makers = "tinystories.py for stories and text, prepare_data.py for Chinese"
         raise InputError(f"no finished shards in {folder}: run pretokenize ({makers})")
-    if len(meta) == 1:
+    if "meta.json" not in names:
         print_once(f"{folder} has no meta.json: taking its shards for llama2.c's or nanoGPT's, uint16")
     if vocab_size and meta.get("vocab_size", vocab_size) != vocab_size:
         raise InputError(f"{folder} holds ids of a vocabulary of {meta['vocab_size']}, not {vocab_size}")
-    return meta
+    return {**meta, "paths": [f"{folder}/{name}" for name in shards]}
 
 
 def shard_folder(vocab_size, vocab_source, data_dir="data"):
@@ -427,16 +406,16 @@ class PretokDataset(torch.utils.data.Dataset):
         self._order = {}
         self.folder = shard_folder(vocab_size, vocab_source, data_dir)
         self.meta = read_meta(self.folder, vocab_size)
+        self.paths = self.meta["paths"][1:] if split == "train" else self.meta["paths"][:1]
         row_len = self.meta.get("row_len")
         self.masked = row_len is not None  # shards for fine-tuning
         if self.masked and row_len != max_seq_len:
             raise InputError(f"{self.folder} has rows of {row_len}: give --max_seq_len={row_len}")
         self.stride = max_seq_len + self.masked  # chunks of running text share a token, rows do not
-        paths = shard_paths(self.folder)
-        self.paths = paths[1:] if split == "train" else paths[:1]
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
-        self.ends = np.cumsum([(len(ids) - (not self.masked)) // self.stride for ids in self.ids])
+        # the number of each shard's first chunk, and of all chunks
+        self.starts = np.cumsum([0, *((len(ids) - (not self.masked)) // self.stride for ids in self.ids)])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
@@ -450,13 +429,13 @@ class PretokDataset(torch.utils.data.Dataset):
         return numbers
 
     def __len__(self):
-        return int(self.ends[-1]) if self.paths else 0
+        return int(self.starts[-1])
 
     def __getitem__(self, i):
         if not 0 <= i < len(self):
             raise IndexError(i)
-        shard = int(np.searchsorted(self.ends, i, side="right"))
-        start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
+        shard = int(np.searchsorted(self.starts, i, side="right")) - 1
+        start = int(i - self.starts[shard]) * self.stride
         chunk = slice(start, start + self.max_seq_len + 1)
         ids = self.ids[shard][chunk].astype(np.int64)  # (T + 1)
         if ids.max() >= self.vocab_size:
