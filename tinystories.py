@@ -1,17 +1,12 @@
 """
 The data: from stories in JSON to batches of token ids, one command a stage.
 
-    python tinystories.py download        TinyStories, 1.5 GB, from a hub     -> data/TinyStories_all_data/
-    python tinystories.py download --small       or 22.5 MB of it             -> the same
+    python tinystories.py download        TinyStories from a hub: 1.5 GB      -> data/TinyStories_all_data/
     python tinystories.py synthesize      without a network: synthetic ones   -> the same
     python tinystories.py train_vocab     a sentencepiece BPE tokenizer       -> data/tok4096.model
     python tinystories.py pretokenize     the stories' ids, shard by shard    -> data/tok4096/
 
-`pretokenize` first runs what is missing, so it alone is enough. A text of your own:
-
-    python tinystories.py pretokenize --input_path=my.txt --data_dir=data_mine --vocab_size=1024
-    python train.py --data_dir=data_mine --vocab_size=1024
-
+`pretokenize` first runs what is missing, so it alone is enough. --input_path=my.txt takes a text of your own.
 A shard is token ids back to back (uint16, little-endian; uint32 above 65,536 ids), each story begun by BOS;
 llama2.c reads and writes the same. Shard 0 is for validation, everywhere and always: no tokenizer and no
 model learns from it. TinyStories: Eldan & Li 2023, arXiv:2305.07759.
@@ -28,10 +23,11 @@ import shutil
 import sys
 import tarfile
 import threading
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 
+import huggingface_hub  # comes with tokenizers
 import numpy as np
+import sentencepiece
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
@@ -54,14 +50,10 @@ workers = cpu_count()  # at least 1: processes
 
 COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
 LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
-STORIES = "TinyStories_all_data"
+STORIES = "TinyStories_all_data"  # dataNN.json in it, each a list of {"story": ...}
 SHARDS = 50  # as many as the original has
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
 open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
-
-
-# --------------------------------------------------------------------------------------------------------
-# stories: data/TinyStories_all_data/dataNN.json, each a list of {"story": ...}
 
 
 def download():
@@ -69,12 +61,11 @@ def download():
     name = "TinyStoriesV2-GPT4-valid.txt" if small else f"{STORIES}.tar.gz"
     with new_stories() as folder:
         path = download_from_hub("roneneldan/TinyStories", name, data_dir)
-        if small:
-            stories = [{"story": text.strip(), "source": "GPT-4"} for text in read_values(path, get_text)]
-            for i in range(SHARDS):
-                write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
-        else:
-            unpack(path, folder)
+        if not small:
+            return unpack(path, folder)
+        stories = [{"story": text.strip(), "source": "GPT-4"} for text in read_values(path, get_text)]
+        for i in range(SHARDS):
+            write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
 
 
 def unpack(path, folder):
@@ -87,16 +78,14 @@ def unpack(path, folder):
                     raise tarfile.TarError(f"{name} leads out of the folder")
                 with open(f"{folder}/{name}", "wb") as f:
                     shutil.copyfileobj(tar.extractfile(member), f)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except Exception as error:  # of tarfile, zlib and the disk
         raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
 
 
 def download_from_hub(repo, name, folder):
     """Get a file of a dataset from the Hugging Face hub, or the mirror that HF_ENDPOINT names; its path."""
-    from huggingface_hub import hf_hub_download  # comes with tokenizers
-
     try:
-        return hf_hub_download(repo, name, repo_type="dataset", local_dir=folder)
+        return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", local_dir=folder)
     except Exception as error:  # the hub, the connection and the disk each have errors of their own
         raise InputError(f"could not download {name} of {repo}: {first_line(error)}") from None
 
@@ -111,10 +100,7 @@ def synthesize():
 
 @contextlib.contextmanager
 def new_stories():
-    """
-    A folder to fill, which becomes data/TinyStories_all_data when all is written. InputError where that one
-    is there: no command replaces or deletes stories.
-    """
+    """A folder to fill, which becomes data/TinyStories_all_data when all is written, if there is none yet."""
     folder = f"{data_dir}/{STORIES}"
     if os.path.exists(folder):
         raise InputError(f"{folder} is there already: use it as it is, or give another --data_dir")
@@ -127,19 +113,19 @@ def new_stories():
 
 
 def ensure_stories():
-    """Have stories: the text of input_path, or those that are there, or TinyStories, or synthetic ones."""
+    """The files of stories: of input_path, or those that are there, or TinyStories, or synthetic ones."""
     if input_path:
         from extras.own_text import write_own_text
 
         write_own_text(input_path, text_key, encoding, f"{data_dir}/{STORIES}", num_shards + 1)
-    if story_files():
-        return
-    print(f"no stories in {data_dir}/{STORIES}: downloading TinyStories")
-    try:
-        download()
-    except InputError as error:
-        print(f"\n*** {error}\n*** Taking SYNTHETIC stories; for real ones: tinystories.py download\n")
-        synthesize()
+    elif not story_files():
+        print(f"no stories in {data_dir}/{STORIES}: downloading TinyStories")
+        try:
+            download()
+        except InputError as error:
+            print(f"\n*** {error}\n*** Taking SYNTHETIC stories; for real ones: tinystories.py download\n")
+            synthesize()
+    return story_files()
 
 
 def story_files():
@@ -151,23 +137,23 @@ def read_texts(path):
     return [text.strip() for text in read_values(path, lambda item: get_text(item, "story"))]
 
 
-# --------------------------------------------------------------------------------------------------------
-# tokenizer
-
-
 def train_vocab():
     """learn a BPE vocabulary of --vocab_size pieces from the stories"""
-    import sentencepiece
-
     if vocab_size == 0:
         raise InputError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
-    ensure_stories()
-    files = story_files()[1 : num_shards + 1]  # not the validation shard
+    files = ensure_stories()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
+    # Where there are too many characters, the rarest become spaces here, and bytes in an encoded text.
+    characters = collections.Counter(c for path in files for text in read_texts(path) for c in text)
+    room = vocab_size - 259  # beside 256 bytes, <unk>, BOS and EOS; half of it is for pieces of several
+    to_space = {ord(c): " " for c, _ in characters.most_common()[room // 2 :] if len(characters) > room}
+    lines = (line for path in files for s in read_texts(path) for line in s.translate(to_space).splitlines())
+    # sentencepiece ignores lines of more than 4,192 bytes: cut them, at spaces if there are some.
+    parts = (part for line in lines for part in re.findall(r".{1,1000}(?!\S)|.{1,1000}", line))
     try:
         with atomic_write(tokenizer_path(), "wb") as f:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=vocabulary_lines(files),
+                sentence_iterator=parts,
                 model_writer=f,
                 model_type="bpe",
                 vocab_size=vocab_size,
@@ -186,46 +172,26 @@ def train_vocab():
     print(f"wrote {tokenizer_path()}")
 
 
-def vocabulary_lines(files):
-    """
-    The lines of stories to learn a vocabulary from. sentencepiece leaves out lines of more than 4,192 bytes,
-    so long ones are cut, at spaces if there are some. Where the vocabulary has no room for all characters,
-    the rarest become spaces here, and in an encoded text bytes: half of the room is for pieces of several.
-    """
-    characters = collections.Counter(c for path in files for text in read_texts(path) for c in text)
-    room = vocab_size - 259  # beside 256 bytes, <unk>, BOS and EOS
-    rare = characters.most_common()[room // 2 :] if len(characters) > room else []
-    rare_to_space = {ord(c): " " for c, _ in rare}
-    for path in files:
-        for line in "\n".join(read_texts(path)).translate(rare_to_space).splitlines():
-            yield from re.findall(r".{1,1000}(?!\S)|.{1,1000}", line) if len(line) > 1000 else [line]
-
-
 def tokenizer_path():
     return tokenizer or f"{data_dir}/tok{vocab_size}.model"
 
 
-# --------------------------------------------------------------------------------------------------------
-# shards
-
-
-def pretokenize(vocab_size=None):
+def pretokenize(num_pieces=None):
     """turn the stories into shards of token ids"""
-    if vocab_size is not None:  # called from Python, as the tutorial does
-        globals()["vocab_size"] = vocab_size
-    vocab_size = globals()["vocab_size"]
-    ensure_stories()
+    global vocab_size
+    vocab_size = vocab_size if num_pieces is None else num_pieces  # given from Python, as in the tutorial
+    files = ensure_stories()
     if not os.path.exists(tokenizer_path()):
         train_vocab()
     tok = Tokenizer(tokenizer_path())
     if vocab_size and tok.n_words != vocab_size:
         raise InputError(f"--vocab_size={vocab_size}, but {tok.name} has {tok.n_words} pieces")
     folder = shard_folder(vocab_size, "custom" if vocab_size else "llama2", data_dir)
-    jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(story_files())]
-    corpus = f"{data_dir}/{STORIES}/corpus.json"  # of synthetic stories: what a perfect model would reach
-    known = read_json(corpus) if os.path.exists(corpus) else {}
-    limit = {"limit_bpb": known["limit_bpb"]} if "limit_bpb" in known else {}
-    write_shards(folder, jobs, process_shard, tokenizer_path(), workers, **limit)
+    jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(files)]
+    corpus = f"{data_dir}/{STORIES}/corpus.json"
+    limit = read_json(corpus).get("limit_bpb") if os.path.exists(corpus) else None  # of synthetic stories
+    extra = {"limit_bpb": limit} if limit else {}
+    write_shards(folder, jobs, process_shard, tokenizer_path(), workers, **extra)
 
 
 def process_shard(job, tok, dtype):
@@ -235,31 +201,23 @@ def process_shard(job, tok, dtype):
 
 
 def encode_documents(texts, tok, dtype, eos=False):
-    """
-    Texts -> the bytes of BOS, a text's ids, (EOS,) BOS, ..., and counts. A tokenizer without BOS ends each
-    text with EOS. InputError where it has neither: nothing would tell where a text ends.
-    """
+    """Texts -> the bytes of BOS, a text's ids, (EOS,) BOS, ..., and counts. Without BOS, EOS ends a text."""
     if tok.bos_id < 0 and tok.eos_id < 0:
         raise InputError(f"{tok.name} has neither BOS nor EOS to stand between two documents")
     encode = text_encoder(tok, dtype)
     begin = np.array([tok.bos_id] if tok.bos_id >= 0 else [], dtype).tobytes()
     end = np.array([tok.eos_id] if tok.bos_id < 0 or (eos and tok.eos_id >= 0) else [], dtype).tobytes()
-    ids = bytearray()
-    counts = {"documents": 0, "bytes": 0}
-    for text in texts:
-        ids += begin + encode(text) + end
-        counts["documents"] += 1
-        counts["bytes"] += len(tok.normalize(text).encode("utf-8"))
-    return ids, {**counts, "tokens": len(ids) // np.dtype(dtype).itemsize}
+    texts = list(texts)
+    ids = b"".join(begin + encode(text) + end for text in texts)
+    size = sum(len(tok.normalize(text).encode("utf-8")) for text in texts)
+    return ids, {"documents": len(texts), "bytes": size, "tokens": len(ids) // np.dtype(dtype).itemsize}
 
 
 @functools.lru_cache(maxsize=1)  # a process keeps its words from one shard to the next
 def text_encoder(tok, dtype):
     """
-    A function from a text to its ids as bytes, the same ids as tok.encode(text).
-
-    sentencepiece's BPE never merges across a space, where no piece has a space inside. So a text is the
-    pieces of its words, end to end, and nearly every word has been encoded before.
+    A function from a text to the bytes of tok.encode(text). Where no piece has a space ("▁") inside it,
+    sentencepiece's BPE never merges across one: a text is the pieces of its words, most of them seen before.
     """
     encode = lambda text: np.array(tok.encode(text), dtype).tobytes()  # noqa: E731
     by_words = tok.kind == "sentencepiece" and tok.encode(" a  b ") == tok.encode("a") + tok.encode("b")
@@ -267,21 +225,18 @@ def text_encoder(tok, dtype):
         return encode
     encode_again = functools.lru_cache(maxsize=100_000)(encode)
     encode_word = lambda word: (encode_again if len(word) < 20 else encode)(word)  # noqa: E731
-    # "▁" is how sentencepiece writes a space; in a text it is rare
     return lambda text: encode(text) if "▁" in text else b"".join(map(encode_word, text.split(" ")))
 
 
 def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     """
-    Write a shard for each job, with a pool of processes, and meta.json, which says what they are; returns its
-    content. While sources and tokenizer stay the same, a shard is not made again: a killed run resumes.
+    Write a shard for each job, in a pool of processes, and meta.json, which says what they are, with extra;
+    returns it. While sources and tokenizer stay the same, a shard is not made again: a killed run resumes.
+    InputError where the folder holds shards that were not written here.
 
     jobs     [{"name": "data07", "path": a source file, ...}]
     process  process(job, tok, dtype) -> (ids, mask or None, counts), the first two as bytes, with a byte of
              mask for each id; counts has "documents", "bytes", "tokens", and any other counts
-    extra    goes into meta.json
-
-    InputError where the folder holds shards that were not written here.
     """
     tok = Tokenizer(tokenizer_path)
     states = {job["path"]: os.stat(job["path"]) for job in jobs}
@@ -295,13 +250,11 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     }
     path = f"{folder}/meta.json"
     old_meta = read_json(path) if os.path.exists(path) else {}
-    os.makedirs(folder, exist_ok=True)
-    files = {(entry.name, entry.stat().st_size) for entry in os.scandir(folder)}
-    if not old_meta and any(name.endswith(".bin") for name, _ in files):
+    sizes = {name: os.path.getsize(f"{folder}/{name}") for name in glob.glob("*", root_dir=folder)}
+    if not old_meta and any(name.endswith(".bin") for name in sizes):
         raise InputError(f"{folder} holds shards, and no meta.json that says what they are: move them away")
     shards = old_meta.get("shards", {}) if record.items() <= old_meta.items() else {}
-    files_of = lambda name: {(name + ending, size) for ending, size in shards[name]["files"].items()}  # noqa: E731
-    shards = {name: counts for name, counts in shards.items() if files_of(name) <= files}
+    shards = {name: counts for name, counts in shards.items() if counts["files"].items() <= sizes.items()}
     missing = [job for job in jobs if job["name"] not in shards]
     if not missing and "splits" in old_meta:
         print(f"{folder} is up to date")
@@ -310,32 +263,25 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
         print(f"{folder} is of other text, or of another tokenizer, or not complete: making it again")
     meta = {**record, "unfinished": True, "shards": shards}
     write_json(path, meta)
-    for name, _ in files:
+    for name in sizes:
         if re.fullmatch(r"data\d+\.(bin|mask)", name) and name.split(".")[0] not in shards:
             os.remove(f"{folder}/{name}")
     make = functools.partial(make_shard, process, tokenizer_path, record["dtype"], folder)
     with ProcessPoolExecutor(workers, initializer=exit_with_parent) as pool:
-        results = tqdm(pool.map(make, missing), "pretokenize", len(missing), unit="shard")
-        for job, counts in zip(missing, results):
+        for job, counts in zip(tqdm(missing, "pretokenize", unit="shard"), pool.map(make, missing)):
             shards[job["name"]] = counts
             write_json(path, meta)
-    meta = {**record, "splits": sum_splits(folder, shards), "shards": dict(sorted(shards.items()))}
-    write_json(path, meta)
-    return meta
-
-
-def sum_splits(folder, shards):
-    """{"val": the counts of the first shard, "train": of the others}, which are printed, too."""
     first, *others = sorted(shards)
     if not shards[first]["documents"]:
         raise InputError(f"{folder}: there is no document in {first}, the part to validate on")
-    splits = {}
+    meta = {**record, "splits": {}, "shards": dict(sorted(shards.items()))}
     for split, names in (("val", [first]), ("train", others)):
-        splits[split] = {key: sum(shards[n][key] for n in names) for key in ("documents", "bytes", "tokens")}
-        numbers = ", ".join(f"{value:,} {key}" for key, value in splits[split].items())
-        bytes_per_token = splits[split]["bytes"] / max(1, splits[split]["tokens"])
-        print(f"{folder}, {split}: {numbers}, {bytes_per_token:.2f} bytes per token")
-    return splits
+        sums = {key: sum(shards[name][key] for name in names) for key in ("documents", "bytes", "tokens")}
+        numbers = ", ".join(f"{value:,} {key}" for key, value in sums.items())
+        print(f"{folder}, {split}: {numbers}, {sums['bytes'] / max(1, sums['tokens']):.2f} bytes per token")
+        meta["splits"][split] = sums
+    write_json(path, meta)
+    return meta
 
 
 def exit_with_parent():
@@ -348,29 +294,24 @@ def make_shard(process, tokenizer_path, dtype, folder, job):
     """Process a job and write its files, the .bin last; returns the counts. Runs in a process of the pool."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads inside each process are slower
     ids, mask, counts = process(job, open_tokenizer(tokenizer_path), dtype)
-    files = {ending: content for ending, content in ((".mask", mask), (".bin", ids)) if content}
+    files = {f"{job['name']}{end}": data for end, data in ((".mask", mask), (".bin", ids)) if data}
     if not files:
         tqdm.write(f"{job['path']}: there is no document for {job['name']}", file=sys.stderr)
-    for ending, content in files.items():
-        with atomic_write(f"{folder}/{job['name']}{ending}", "wb") as f:
+    for name, content in files.items():
+        with atomic_write(f"{folder}/{name}", "wb") as f:
             f.write(content)
-    return {**counts, "files": {ending: len(content) for ending, content in files.items()}}
+    return {**counts, "files": {name: len(content) for name, content in files.items()}}
 
 
 def read_meta(folder, vocab_size=None):
-    """
-    The meta.json of a folder of shards, with "paths", those of the shards; the first is for validation. A
-    folder without a meta.json is llama2.c's or nanoGPT's. InputError where it is not finished, or the ids are
-    of another vocabulary.
-    """
+    """meta.json of a folder (llama2.c has none), and its shards as "paths". InputError: other vocabulary."""
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     meta = read_json(f"{folder}/meta.json") if "meta.json" in names else {"dtype": "uint16"}
     shards = [name for name in names if re.fullmatch(r"data\d+\.bin", name)]
     if {"train.bin", "val.bin"} <= set(names):
         shards = ["val.bin", "train.bin"]  # nanoGPT's
     if meta.get("unfinished") or not shards:
-        makers = "tinystories.py for stories and text, prepare_data.py for Chinese"
-        raise InputError(f"no finished shards in {folder}: run pretokenize ({makers})")
+        raise InputError(f"no finished shards in {folder}: run pretokenize (Chinese: prepare_data.py's)")
     if "meta.json" not in names:
         print_once(f"{folder} has no meta.json: taking its shards for llama2.c's or nanoGPT's, uint16")
     if vocab_size and meta.get("vocab_size", vocab_size) != vocab_size:
@@ -384,19 +325,12 @@ def shard_folder(vocab_size, vocab_source, data_dir="data"):
     return f"{data_dir}/{known[vocab_source]}" if vocab_source in known else vocab_source
 
 
-# --------------------------------------------------------------------------------------------------------
-# batches
-
-
 class PretokDataset(torch.utils.data.Dataset):
     """
-    The chunks of a split, read from memory-mapped shards: item i is (x, y), int64 of (max_seq_len,), where y
-    is x one token later. `len` is one epoch. In shards for fine-tuning y is -1 where there is nothing to
-    learn, and an item is (x, y, documents): which of the conversations in the row each token belongs to.
-
-    split         'train': all shards but the first; 'val' or 'test': the first
-    vocab_source  'custom': data/tok<vocab_size>; 'llama2': beside the stories; or a folder of shards
-    InputError where the shards are not what was asked for, or hold ids outside the vocabulary.
+    The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
+    i is (x, y), int64 of (max_seq_len,), where y is x one token later. `len` is one epoch. In shards for
+    fine-tuning y is -1 where there is nothing to learn, and an item is (x, y, documents): which conversation
+    of the row each token belongs to. InputError where the shards are not what was asked for.
     """
 
     def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337):
@@ -407,14 +341,13 @@ class PretokDataset(torch.utils.data.Dataset):
         self.folder = shard_folder(vocab_size, vocab_source, data_dir)
         self.meta = read_meta(self.folder, vocab_size)
         self.paths = self.meta["paths"][1:] if split == "train" else self.meta["paths"][:1]
-        row_len = self.meta.get("row_len")
-        self.masked = row_len is not None  # shards for fine-tuning
-        if self.masked and row_len != max_seq_len:
+        self.masked = "row_len" in self.meta  # shards for fine-tuning
+        row_len = self.meta.get("row_len", max_seq_len)
+        if row_len != max_seq_len:
             raise InputError(f"{self.folder} has rows of {row_len}: give --max_seq_len={row_len}")
         self.stride = max_seq_len + self.masked  # chunks of running text share a token, rows do not
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
-        # the number of each shard's first chunk, and of all chunks
         self.starts = np.cumsum([0, *((len(ids) - (not self.masked)) // self.stride for ids in self.ids)])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
@@ -432,23 +365,17 @@ class PretokDataset(torch.utils.data.Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, i):
-        if not 0 <= i < len(self):
-            raise IndexError(i)
         shard = int(np.searchsorted(self.starts, i, side="right")) - 1
         start = int(i - self.starts[shard]) * self.stride
         chunk = slice(start, start + self.max_seq_len + 1)
         ids = self.ids[shard][chunk].astype(np.int64)  # (T + 1)
         if ids.max() >= self.vocab_size:
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
-        ids = torch.from_numpy(ids)
-        x = ids[:-1]
-        y = ids[1:]
+        x, y = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
         if not self.masked:
             return x, y
         mask = torch.from_numpy(self.masks[shard][chunk].astype(np.int64))
-        y = y.where(mask[1:] == LEARNED, -1)
-        documents = (mask == CHAT_START).cumsum(0)[:-1]
-        return x, y, documents
+        return x, y.where(mask[1:] == LEARNED, -1), (mask == CHAT_START).cumsum(0)[:-1]
 
     def __getitems__(self, positions):
         """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
@@ -481,9 +408,8 @@ class Task:
     @staticmethod
     def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):
         """
-        Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len) on `device`. start=N resumes after
-        N batches of this rank; the other arguments are PretokDataset's. num_workers, the tutorial's, is
-        ignored: a sequence takes 0.02 ms to read.
+        Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len) on `device`, from the `start`-th
+        of this rank on. num_workers, the tutorial's, is ignored: a sequence takes 0.02 ms to read.
         """
         dataset = PretokDataset(**dataset_kwargs)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
