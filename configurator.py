@@ -31,7 +31,7 @@ class InputError(ValueError):
 
 def options(scope):
     """The options of a script, {name: value}: the lower-case globals that are numbers, texts or bools."""
-    return {k: v for k, v in scope.items() if k.islower() and type(v) in (bool, int, float, str)}
+    return {k: v for k, v in scope.items() if k.islower() and k[0] != "_" and type(v) in (bool, int, float, str)}
 
 
 def override(scope, commands=()):
