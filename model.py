@@ -273,7 +273,10 @@ class Transformer(nn.Module):
         """
         matrices = [p for p in self.parameters() if p.dim() == 2]
         vectors = [p for p in self.parameters() if p.dim() < 2]  # RMSNorm's: decay would silence a layer
-        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
     def estimate_mfu(self, tokens_per_second, peak_flops, seq_len=None):
