@@ -122,9 +122,10 @@ def print_cards():
         parts = memory(args, 1, dtype, optimizer)
         per_sequence, compiled = (a + b for a, b in zip(parts.pop("activations"), parts.pop("logits")))
         fixed = CUDA_BYTES + sum(eager for eager, _ in parts.values())
-        tokens = TOKENS_PER_PARAMETER * model.num_params()
-        print(f"\n{name}: {model.num_params():,} parameters, steps of {sequences} x {args.max_seq_len} tokens,")
-        print(f"worth training on {tokens / 1e6:,.0f} million tokens ({TOKENS_PER_PARAMETER} per parameter)")
+        num_params = model.num_params()
+        tokens = TOKENS_PER_PARAMETER * num_params
+        print(f"\n{name}: {num_params:,} parameters, steps of {sequences} x {args.max_seq_len} tokens")
+        print(f"  worth training on {tokens / 1e6:,.0f} million tokens, {TOKENS_PER_PARAMETER} per parameter")
         print(f"  {'card':16} {'batch':>6} {'accumulation':>13} {'GB eager':>9} {'compiled':>9} {'hours':>8}")
         for gigabytes, (card, peak) in CARDS.items():
             most = (0.9e9 * gigabytes - fixed) / per_sequence
