@@ -224,9 +224,8 @@ class Transformer(nn.Module):
         """The model of a checkpoint (see load_checkpoint); `changes`: other max_seq_len, dropout."""
         weights = {name.removeprefix("_orig_mod."): w for name, w in checkpoint["model"].items()}  # nanoGPT's
         weights.setdefault("output.weight", weights["tok_embeddings.weight"])
-        model_args = checkpoint["model_args"]
-        shape = infer_shape(weights, model_args.get("n_heads", 16))
-        model = cls(ModelArgs(**{**shape, **model_args, **changes}))
+        shape = infer_shape(weights, checkpoint["model_args"].get("n_heads", 16))
+        model = cls(ModelArgs(**{**shape, **checkpoint["model_args"], **changes}))
         model.load_state_dict(weights)
         return model
 
@@ -283,8 +282,8 @@ class Transformer(nn.Module):
     def estimate_mfu(self, tokens_per_second, peak_flops, seq_len=None):
         """
         Model FLOPs utilisation (MFU): the FLOPs that the tokens needed over those that the device could do;
-        None where its peak is unknown. As PaLM counts (Chowdhery et al. 2022, arXiv:2204.02311, appendix B):
-        6 FLOPs per parameter and token for forward and backward, and 12 L H D T per token for attention.
+        None where its peak is unknown. 6 FLOPs per parameter and token for forward and backward, and
+        12 L H D T per token for attention, as PaLM counts (Chowdhery et al. 2022, arXiv:2204.02311).
         """
         if peak_flops is None:
             return None
@@ -302,8 +301,8 @@ class Transformer(nn.Module):
         device_type = weight.device.type
         autocast = torch.is_autocast_enabled(device_type)
         dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
-        a = self.args
-        shape = (batch_size, a.n_kv_heads, a.max_seq_len, a.dim // a.n_heads)
+        args = self.args
+        shape = (batch_size, args.n_kv_heads, args.max_seq_len, args.dim // args.n_heads)
         return [[torch.zeros(shape, dtype=dtype, device=weight.device) for _ in "kv"] for _ in self.layers]
 
     def decode_step(self, tokens, cache, pos=None):
@@ -376,9 +375,9 @@ def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=Non
 
 def load_checkpoint(path, mmap=False):
     """
-    A .pt file as a dict of tensors and plain types, on the CPU; nothing in it can run (weights_only, from
-    torch 2.6 on). It has "model", the state dict, and "model_args", as llama2.c's have; happy-llm's files are
-    a state dict alone. mmap: read on demand.
+    A .pt file as a dict of tensors and plain types, on the CPU; nothing in it can run (weights_only, safe
+    from torch 2.6 on). It has "model", the state dict, and "model_args", as llama2.c's; happy-llm's are a
+    state dict alone. mmap: read on demand.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if "tok_embeddings.weight" in checkpoint:
