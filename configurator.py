@@ -5,10 +5,7 @@ completely or not at all. The idea is nanoGPT's configurator; that one runs the 
 The options of a script are its lower-case module-level globals. After `given = override(globals())`, which
 follows them, `--key=value` on the command line has replaced the global `key`. The type is that of the
 default, and the comment on its line is the help text. What a comment has before its colon is checked: words
-joined by " | " (PATH among them stands for any file or folder that exists), or bounds.
-
-    init_from = "scratch"  # scratch | resume | PATH: where the model comes from
-    dropout = 0.0  # at least 0, below 1: probability
+joined by " | " (PATH among them stands for any file or folder that exists), or "at least 0, below 1".
 """
 
 import argparse
@@ -31,7 +28,7 @@ class InputError(ValueError):
 
 def options(scope):
     """The options of a script, {name: value}: the lower-case globals that are numbers, texts or bools."""
-    return {k: v for k, v in scope.items() if k.islower() and k[0] != "_" and type(v) in (bool, int, float, str)}
+    return {k: v for k, v in scope.items() if k[0].islower() and isinstance(v, (int, float, str))}
 
 
 def override(scope, commands=()):
@@ -85,7 +82,6 @@ def parse_value(text, default, comment):
 
 
 def print_input_error(error_type, error, trace):
-    """sys.excepthook of the scripts."""
     if error_type.__name__ == "OutOfMemoryError":  # torch's
         error = "out of memory: a smaller batch needs less"
     elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
@@ -120,10 +116,7 @@ def cpu_count():
 
 @contextlib.contextmanager
 def atomic_write(path, mode="w"):
-    """
-    Open `path`.tmp, flush it to the disk when the block ends, and rename it to `path` only then. After an
-    exception, a full disk or a power cut, `path` is the old file or the new one, never half of one.
-    """
+    """Open `path`.tmp, and rename it to `path` when all of it is on the disk: never is `path` half a file."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.tmp"
     try:

@@ -50,6 +50,7 @@ def test_options_take_their_type_from_the_default(script):
 def test_help_is_the_comment_on_the_options_line(script):
     said = script("--help")
     assert re.search(r"--rate 0.5\s+the speed", said) and re.search(r"--steps 10", said)
+    assert "--__" not in said  # __file__ and __doc__ are lower-case texts, too
 
 
 @pytest.mark.parametrize("word, says", [
