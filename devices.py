@@ -16,21 +16,10 @@ from configurator import InputError, first_line
 # FLOP/s of dense matrix products in bfloat16 (V100, T4: float16), from the makers' data sheets, by words of
 # the device's name; the first that matches counts.
 PEAK_FLOPS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-    "V100": 125e12,
-    "T4": 65e12,
-}
+    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H800": 989e12,
+    "A100": 312e12, "A800": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+    "V100": 125e12, "T4": 65e12,
+}  # fmt: skip
 
 
 def find_device(name: str) -> str:
@@ -52,10 +41,8 @@ def device_name(device: str) -> str:
 
 def peak_flops(device_name: str):
     """FLOP/s of a device in bfloat16, or None where it is unknown."""
-    for words, flops in PEAK_FLOPS.items():
-        if re.search(rf"\b{words}\b", device_name):  # whole words: an "L40" is no L4
-            return flops
-    return None
+    whole_words = (f for words, f in PEAK_FLOPS.items() if re.search(rf"\b{words}\b", device_name))
+    return next(whole_words, None)  # an "L40" is no L4
 
 
 def find_dtype(name: str, device: str) -> str:
@@ -92,9 +79,8 @@ def compile_error(device: str) -> str:
 def try_compile(model, choice: str, device: str):
     """
     torch.compile(model) for the choice 'true', and for 'auto' where that works and pays: on CUDA with Triton,
-    on a CPU with bfloat16 arithmetic and a C++ compiler. On a CPU without, products in float32 take nearly
-    all the time, and compiling gains nothing. Otherwise the model itself, and print0 says why. InputError
-    where 'true' cannot be had.
+    on a CPU with bfloat16 arithmetic and a C++ compiler (without, it is float32's products that take the
+    time). Otherwise the model itself, and print0 says why. InputError where 'true' cannot be had.
     """
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
         return model
@@ -127,5 +113,6 @@ def init_distributed(device: str):
 
 def print0(text):
     """Print a line, above the progress bar; of several processes only the first prints."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        tqdm.write(text)
+    with contextlib.suppress(OSError):  # a closed terminal, or a pipe that nobody reads, ends no training
+        if int(os.environ.get("RANK", 0)) == 0:
+            tqdm.write(text)
