@@ -6,6 +6,7 @@ processes that train together. The scripts ask here once, at their start.
 import contextlib
 import os
 import re
+import sys
 
 import torch
 import torch.distributed as dist
@@ -34,16 +35,28 @@ PEAK_FLOPS = {
 
 
 def find_device(name: str) -> str:
-    """'auto' -> 'cuda', 'mps' or 'cpu', the first that is there; another name is checked. InputError."""
+    """'auto' -> 'cuda', 'mps' or 'cpu', the first that works; another name is checked. InputError."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device={name} cannot be used here: {first_line(error)}") from None
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        for name in filter(there.get, there):
+            error = device_error(name)
+            if not error:
+                return name
+            print(f"not using {name}: {error}", file=sys.stderr)
+        return "cpu"
+    error = device_error(name)
+    if error:
+        raise InputError(f"--device={name} cannot be used here: {error}")
     return name
+
+
+def device_error(name: str) -> str:
+    """Why a device cannot compute, '' if it can. A GPU that torch has no kernels for is "available", too."""
+    try:
+        (torch.ones(1, device=name) + 1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return first_line(error)
+    return ""
 
 
 def device_name(device: str) -> str:
@@ -115,11 +128,12 @@ def init_distributed(device: str):
     (rank, world size, device) of this process. Started by torchrun it joins the others, by NCCL on GPUs, of
     which it takes its own, and by gloo on CPUs; otherwise it is 0 of 1.
     """
-    device = find_device(device)
     if "RANK" not in os.environ:
-        return 0, 1, device
-    if device == "cuda":
+        return 0, 1, find_device(device)
+    if device in ("auto", "cuda", "cuda:0") and torch.cuda.is_available():  # cuda:0 is the tutorial's
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = find_device(device)
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return dist.get_rank(), dist.get_world_size(), device
