@@ -50,7 +50,8 @@ def override(scope, commands=()):
     """
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # not every terminal has every character of a story
+        if hasattr(stream, "reconfigure"):  # Jupyter's have none
+            stream.reconfigure(errors="replace")  # not every terminal has every character of a story
     with open(scope["__file__"], encoding="utf-8") as f:
         comments = dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
     parser = argparse.ArgumentParser(
