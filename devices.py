@@ -18,10 +18,12 @@ from configurator import InputError, first_line
 # the device's name; the first that matches counts.
 PEAK_FLOPS = {
     "B200": 2250e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
+    "H800 PCIe": 756e12,
     "H800": 989e12,
     "A100": 312e12,
     "A800": 312e12,
@@ -63,8 +65,10 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
-def peak_flops(device_name: str):
-    """FLOP/s of a device in bfloat16, or None where it is unknown."""
+def peak_flops(device_name: str, dtype="bfloat16"):
+    """FLOP/s of a device in a dtype of 16 bits, or None where it is unknown."""
+    if dtype == "float32" or re.search(r"\b(Laptop|Max-Q|D|Ti|SUPER|MIG)\b", device_name):  # a smaller chip
+        return None
     for words, flops in PEAK_FLOPS.items():
         if re.search(rf"\b{words}\b", device_name):  # whole words: an "L40" is no L4
             return flops
@@ -82,8 +86,13 @@ def find_dtype(name: str, device: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """AVX512-BF16 or AMX: without them, bfloat16 products are several times slower than float32 ones."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """
+    AVX512-BF16, AMX, or ARM's bf16 (Graviton 3, Grace) with oneDNN, which uses it: without one of them,
+    bfloat16 products are several times slower than float32 ones.
+    """
+    has = torch.cpu.get_capabilities().get
+    arm = has("bf16") and torch.backends.mkldnn.is_available()
+    return bool(has("avx512_bf16") or has("amx_tile") or arm)
 
 
 def autocast(device: str, dtype: str):

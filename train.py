@@ -418,7 +418,8 @@ while True:
         timed_from = step + 1
         row = {"step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
         log({**row, "tok_per_s": round(tok_per_s), "tokens": (step + 1) * tokens_per_step})
-        mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak_flops(device_name(device)), max_seq_len)
+        peak = peak_flops(device_name(device), dtype)
+        mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak, max_seq_len)
         mfu_text = f", MFU {mfu:.1%}" if mfu else ""
         progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s{mfu_text}")
         if num_skipped:
