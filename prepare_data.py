@@ -52,7 +52,7 @@ show = 0  # at least 0: pretokenize_sft: first print so many chats, token by tok
 workers = cpu_count()  # at least 1: pretokenize, pretokenize_sft: processes
 num_texts = 6000  # at least 1: synthesize: how many, of some 300 tokens each
 num_chats = 20000  # at least 1: synthesize: how many, of some 90 tokens each
-seed = 42  # synthesize: another seed writes other texts
+seed = 42  # at least 0, below 4e9: synthesize: another seed writes other texts
 
 COMMANDS = ("download", "synthesize", "pretrain", "sft", "pretokenize", "pretokenize_sft")
 SEQ_MONKEY = "mobvoi_seq_monkey_general_open_corpus.jsonl"  # or packed, .tar.bz2
