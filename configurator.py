@@ -83,7 +83,7 @@ def parse_value(text, default, comment):
     if kind in (int, float):
         bounds = re.match(r"(at least|above) [^:]*", comment)
         bounds = bounds.group() if bounds else ""
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
             limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", bounds)
             if math.isfinite(value) and all(BOUNDS[word](value, float(limit)) for word, limit in limits):
