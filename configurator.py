@@ -132,6 +132,23 @@ def cpu_count():
     return min(16, len(affinity(0)))
 
 
+@functools.cache  # a process asks as often as it likes
+def hold_folder(folder):
+    """
+    Keep a folder for this process until it ends, in whatever way. InputError where another process has it.
+    Windows and some network disks have no such locks: there it does nothing.
+    """
+    os.makedirs(folder, exist_ok=True)
+    try:
+        import fcntl
+
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"another run writes to {folder}: let it end, or give another --out_dir") from None
+    except (ImportError, OSError):
+        pass
+
+
 @contextlib.contextmanager
 def atomic_write(path, mode="w"):
     """

@@ -33,7 +33,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, options, override
+from configurator import InputError, atomic_write, hold_folder, options, override
 from devices import autocast, device_name, find_dtype, init_distributed, peak_flops, print0, try_compile
 from model import ModelArgs, Transformer, model_args_dict
 from reader import read_checkpoint
@@ -103,6 +103,8 @@ checkpoint = None
 if resume:
     if not saved_runs or saved_runs[0] == log_path:
         raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
+    if rank == 0 and not eval_only:
+        hold_folder(out_dir)
     checkpoint = read_checkpoint(saved_runs[0])
     if not {"config", "optimizer", "scaler"} <= checkpoint.keys():
         raise InputError(f"{saved_runs[0]} holds no run: --init_from={saved_runs[0]} starts from its weights")
@@ -112,7 +114,8 @@ if resume:
         if name in config and name not in given and name not in NOT_KEPT:
             globals()[name] = config[name] = value
 elif saved_runs and not eval_only:
-    raise InputError(f"{out_dir} holds a run: resume it with --init_from=resume, or give another --out_dir")
+    resume_it = "" if saved_runs[0] == log_path else "resume it with --init_from=resume, or "
+    raise InputError(f"{out_dir} holds a run: {resume_it}give another --out_dir")
 elif init_from != "scratch":
     checkpoint = read_checkpoint(init_from)
 
@@ -349,7 +352,8 @@ if eval_only or step >= max_iters:
     sys.exit(0)
 if rank == 0:
     if not resume:
-        if os.path.exists(last_path):  # of a run that has begun since this one looked
+        hold_folder(out_dir)
+        if os.path.exists(last_path):  # of a run that has ended since this one looked
             raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
     log_file = open_log()
