@@ -109,7 +109,7 @@ def synthesize():
     from extras.synthetic_stories import write_stories
 
     with new_stories() as folder:
-        write_stories(folder, SHARDS, seed, megabytes, workers)
+        write_stories(folder, SHARDS, seed, megabytes, workers, exit_with_parent)
 
 
 @contextlib.contextmanager
