@@ -112,9 +112,8 @@ def synthesize():
     from extras.synthetic_sums import chats, texts
 
     paths = [f"{data_dir}/{name}" for name in SYNTHETIC]
-    present = list(filter(os.path.exists, paths))
-    if present:
-        raise InputError(f"{present[0]} is there already: use it as it is, or give another --data_dir")
+    if os.path.exists(paths[1]):  # the first alone is of a run that was killed
+        raise InputError(f"{paths[1]} is there already: use it as it is, or give another --data_dir")
     rng = random.Random(seed)
     write_jsonl(paths[0], ({"text": text} for text in texts(rng, num_texts)))
     write_jsonl(paths[1], ({"conversations": turns} for turns in chats(rng, num_chats)))
