@@ -169,6 +169,8 @@ else:
     except ValueError as error:
         raise InputError(str(error)) from None
     raw_model = Transformer(args)
+if tok:
+    raw_model.num_pieces = tok.n_words  # what evaluate() prints has no id of the padding
 raw_model.to(device)
 if optimizer == "muon":
     from extras.muon import configure_muon
