@@ -248,7 +248,8 @@ def estimate_loss():
     # New batches of the training data at every evaluation, the same ones of the validation data.
     for split, order_seed in (("train", seed + 1 + step), ("val", seed)):
         # the loss summed over the targets, and their number; MPS has no float64
-        total = torch.zeros(2, device=device, dtype=torch.float32 if device == "mps" else torch.float64)
+        precise = torch.float32 if device.startswith("mps") else torch.float64
+        total = torch.zeros(2, device=device, dtype=precise)
         num_batches = min(eval_iters, max(1, num_chunks[split] // batch_size))
         for _, batch in zip(range(rank, num_batches, world_size), iter_batches(split, seed=order_seed)):
             with autocast(device, dtype):
@@ -409,7 +410,7 @@ while True:
     lr = get_lr(step)
     for group in opt.param_groups:
         group["lr"] = lr
-    if not (device == "mps" and opt.found_inf):  # the optimizers of MPS do not know found_inf
+    if not (device.startswith("mps") and opt.found_inf):  # the optimizers of MPS do not know found_inf
         opt.step()
     scaler.update()
     raw_model.zero_grad(set_to_none=True)
