@@ -334,7 +334,9 @@ def log(row):
 
 def on_signal(number, _):
     signals.append(number)
-    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    # A second one ends the process at once; but a closed terminal sends two, by the shell and by the system.
+    closed_terminal = number == getattr(signal, "SIGHUP", None)
+    signal.signal(number, signal.SIG_IGN if closed_terminal else signal.SIG_DFL)
     try:
         os.write(2, b"\nstopping after this step; a second signal stops at once\n" * (rank == 0))
     except OSError:  # the terminal is closed: what is printed from here on goes nowhere
