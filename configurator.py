@@ -39,7 +39,8 @@ def override(scope, commands=()):
     """
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # not every terminal has every character of a story
+        if hasattr(stream, "reconfigure"):  # Jupyter's have none
+            stream.reconfigure(errors="replace")  # not every terminal has every character of a story
     with open(scope["__file__"], encoding="utf-8") as f:
         comments = dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
     parser = argparse.ArgumentParser(allow_abbrev=False, argument_default=argparse.SUPPRESS)
@@ -65,7 +66,7 @@ def parse_value(text, default, comment):
     if kind in (int, float):
         bounds = re.match(r"((at least|above) [^:]*)?", comment).group()
         limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", bounds)
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
             if math.isfinite(value) and all(BOUNDS[word](value, float(limit)) for word, limit in limits):
                 return value
@@ -112,6 +113,23 @@ def import_optional(package, why):
 def cpu_count():
     """How many processors this process may use, but 16 at most: a pool's process may hold a GB."""
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@functools.cache  # a process asks as often as it likes
+def hold_folder(folder):
+    """
+    Keep a folder for this process until it ends, in whatever way. InputError where another process has it.
+    Windows and some network disks have no such locks: there it does nothing.
+    """
+    os.makedirs(folder, exist_ok=True)
+    try:
+        import fcntl
+
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"another run writes to {folder}: let it end, or give another --out_dir") from None
+    except (ImportError, OSError):
+        pass
 
 
 @contextlib.contextmanager

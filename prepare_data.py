@@ -54,7 +54,7 @@ show = 0  # at least 0: pretokenize_sft: first print so many chats, token by tok
 workers = cpu_count()  # at least 1: pretokenize, pretokenize_sft: processes
 num_texts = 6000  # at least 1: synthesize: how many, of some 300 tokens each
 num_chats = 20000  # at least 1: synthesize: how many, of some 90 tokens each
-seed = 42  # synthesize: another seed writes other texts
+seed = 42  # at least 0, below 4e9: synthesize: another seed writes other texts
 
 COMMANDS = ("download", "synthesize", "pretrain", "sft", "pretokenize", "pretokenize_sft")
 SEQ_MONKEY = "mobvoi_seq_monkey_general_open_corpus.jsonl"  # or packed, .tar.bz2
@@ -113,9 +113,8 @@ def synthesize():
     from extras.synthetic_sums import chats, texts
 
     paths = [f"{data_dir}/{name}" for name in SYNTHETIC]
-    present = list(filter(os.path.exists, paths))
-    if present:
-        raise InputError(f"{present[0]} is there already: use it as it is, or give another --data_dir")
+    if os.path.exists(paths[1]):  # the first alone is of a run that was killed
+        raise InputError(f"{paths[1]} is there already: use it as it is, or give another --data_dir")
     rng = random.Random(seed)
     write_jsonl(paths[0], ({"text": text} for text in texts(rng, num_texts)))
     write_jsonl(paths[1], ({"conversations": turns} for turns in chats(rng, num_chats)))

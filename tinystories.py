@@ -45,7 +45,7 @@ encoding = "utf-8"  # of that text: utf-8, gb18030, utf-16, ...
 small = False  # download: only the 22.5 MB
 num_shards = 10  # at least 1: train_vocab: how many shards to learn from, beginning with data01
 megabytes = 20.0  # above 0: synthesize: how much
-seed = 42  # synthesize: another seed tells other stories
+seed = 42  # at least 0, below 4e9: synthesize: another seed tells other stories
 workers = cpu_count()  # at least 1: processes
 
 COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
@@ -95,7 +95,7 @@ def synthesize():
     from extras.synthetic_stories import write_stories
 
     with new_stories() as folder:
-        write_stories(folder, SHARDS, seed, megabytes, workers)
+        write_stories(folder, SHARDS, seed, megabytes, workers, exit_with_parent)
 
 
 @contextlib.contextmanager

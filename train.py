@@ -33,7 +33,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, options, override
+from configurator import InputError, atomic_write, hold_folder, options, override
 from devices import autocast, device_name, find_dtype, init_distributed, peak_flops, print0, try_compile
 from model import ModelArgs, Transformer, model_args_dict
 from reader import read_checkpoint
@@ -79,7 +79,7 @@ schedule = "cosine"  # cosine | wsd: down to 0 all the time, or constant and the
 device = "auto"  # auto is cuda, mps or cpu, the first that is there; or name one: cuda:1
 dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products, where the device is fast at it
 compile = "auto"  # auto | true | false: torch.compile; auto trains without where it does not work
-seed = 1337  # at least 0: of the weights, the order of the data, and dropout
+seed = 1337  # at least 0, below 4e9: of the weights, the order of the data, and dropout
 
 given = override(globals())
 config = options(globals())  # goes into the checkpoints
@@ -101,6 +101,8 @@ if resume:
     newest = last_path if os.path.exists(last_path) else best_path
     if not os.path.exists(newest):
         raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
+    if rank == 0 and not eval_only:
+        hold_folder(out_dir)
     checkpoint = read_checkpoint(newest)
     if not {"config", "optimizer", "scaler"} <= checkpoint.keys():
         raise InputError(f"{newest} holds no run: --init_from={newest} starts from its weights")
@@ -151,6 +153,8 @@ else:
         raw_model = Transformer(ModelArgs(**{k: globals()[k] for k in (*SHAPE, "max_seq_len", "dropout")}))
     except ValueError as error:
         raise InputError(str(error)) from None
+if tok:
+    raw_model.num_pieces = tok.n_words  # what evaluate() prints has no id of the padding
 raw_model.to(device)
 if optimizer == "muon":
     from extras.muon import configure_muon
@@ -216,7 +220,8 @@ def estimate_loss():
     # New batches of the training data at every evaluation, the same ones of the validation data.
     for split, order_seed in (("train", seed + 1 + step), ("val", seed)):
         # the loss summed over the targets, and their number; MPS has no float64
-        total = torch.zeros(2, device=device, dtype=torch.float32 if device == "mps" else torch.float64)
+        precise = torch.float32 if device.startswith("mps") else torch.float64
+        total = torch.zeros(2, device=device, dtype=precise)
         num_batches = min(eval_iters, max(1, num_chunks[split] // batch_size))
         for _, batch in zip(range(rank, num_batches, world_size), iter_batches(split=split, seed=order_seed)):
             with autocast(device, dtype):
@@ -279,7 +284,9 @@ def log(row):
 
 def on_signal(number, _):
     signals.append(number)
-    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    # A second one ends the process at once; but a closed terminal sends two, by the shell and by the system.
+    hangup = number == getattr(signal, "SIGHUP", None)
+    signal.signal(number, signal.SIG_IGN if hangup else signal.SIG_DFL)
     progress.disable = True  # a closed terminal, or a pipe whose reader is gone, would end the run here
     with contextlib.suppress(OSError):
         os.write(2, b"\nstopping after this step; a second signal stops at once\n" * (rank == 0))
@@ -297,7 +304,8 @@ if eval_only or step >= max_iters:
     sys.exit(0)
 if rank == 0:
     if not resume:
-        if os.path.exists(last_path):  # of a run that has begun since this one looked
+        hold_folder(out_dir)
+        if os.path.exists(last_path):  # of a run that has ended since this one looked
             raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
     with open(log_path, "a+", encoding="utf-8") as f:
@@ -355,7 +363,7 @@ while True:
     lr = get_lr(step)
     for group in opt.param_groups:
         group["lr"] = lr
-    if not (device == "mps" and opt.found_inf):  # the optimizers of MPS do not know found_inf
+    if not (device.startswith("mps") and opt.found_inf):  # the optimizers of MPS do not know found_inf
         opt.step()
     scaler.update()
     raw_model.zero_grad(set_to_none=True)
@@ -369,7 +377,8 @@ while True:
         timed_from = step + 1
         row = {"step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
         log({**row, "tok_per_s": round(tok_per_s), "tokens": (step + 1) * tokens_per_step})
-        mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak_flops(device_name(device)), max_seq_len)
+        peak = peak_flops(device_name(device), dtype)
+        mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak, max_seq_len)
         speed = f"{tok_per_s:,.0f} tok/s" + (f", MFU {mfu:.1%}" if mfu else "")
         progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {speed}")
         if num_skipped:

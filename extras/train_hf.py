@@ -57,7 +57,7 @@ temperature = 0.8  # sample: 0 takes the likeliest token; below 1 sharpens the p
 top_k = 300  # sample: only the k likeliest tokens; 0: all
 top_p = 0.95  # sample: only the likeliest tokens that make up this probability; 1: all
 device = "auto"  # auto | cpu: cuda or mps if there is one
-seed = 1337  # of the order of the data, of random parameters, and of sampling
+seed = 1337  # at least 0, below 4e9: of the order of the data, of random parameters, and of sampling
 
 COMMANDS = ("train", "sample")
 if len(sys.argv) == 1 or sys.argv[1].startswith("-"):
