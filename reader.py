@@ -26,6 +26,10 @@ PACKED = {
     b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PAR1": "Parquet", b"%PDF": "PDF",
 }  # fmt: skip
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+BOMS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 END_OF_TEXT = "<|endoftext|>"
 MAX_REPORTED = 20  # values left out that are named, for each reason; those after them are only counted
 
@@ -45,7 +49,7 @@ def open_text(path, encoding="utf-8"):
         raise InputError(f"{path} is not text, but {packed}: unpack or convert it first")
     if encoding != "utf-8":
         return io.BytesIO(decode(file.read(), path, encoding).encode("utf-8"))
-    if guess_encoding(head) == "utf-16":
+    if guess_encoding(head).startswith("utf-"):
         decode(file.read(), path)  # InputError
     file.seek(3 if head.startswith(codecs.BOM_UTF8) else 0)
     return file
@@ -55,6 +59,8 @@ def decode(data, path, encoding="utf-8"):
     """The text of bytes. InputError names the encoding that they seem to be in."""
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
+        if is_utf8(data, encoding):
+            raise InputError(f"{path} is utf-8, not {encoding}: leave out --encoding")
         if text.count("\0") * 4 <= len(text):
             return text
         problem = "many characters are zero"
@@ -63,17 +69,31 @@ def decode(data, path, encoding="utf-8"):
     except UnicodeError as error:
         problem = str(error)
     guess = guess_encoding(data)
-    seems = f", but seems to be {guess}: convert it, or give --encoding={guess}" if guess else ""
-    raise InputError(f"{path} is not {encoding}{seems} ({problem})")
+    seems = f", but seems to be {guess}" if guess else ""
+    advice = f"convert it, or where there is that option give --encoding={guess or 'NAME'}"
+    raise InputError(f"{path} is not {encoding}{seems}: {advice} ({problem})")
+
+
+def is_utf8(data, encoding):
+    """Whether bytes said to be in another encoding are UTF-8: nearly all others would decode them, too."""
+    name = codecs.lookup(encoding).name
+    seven_bit = data.isascii() and not name.startswith(("utf-16", "utf-32"))  # the same, or HZ, UTF-7, ...
+    if seven_bit or name.startswith("utf-8") or data.count(0) * 4 > len(data):
+        return False
+    return data.decode("utf-8", "ignore").encode() == data
 
 
 def guess_encoding(data):
     """The encoding of bytes that are not UTF-8: Windows' UTF-16, China's GB18030 (GBK), or '': no guess."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data.count(0) * 4 > len(data):
-        return "utf-16"
-    chinese = len(re.findall("[\u4e00-\u9fff]", data.decode("gb18030", "ignore")))
-    valid = len(re.findall("[^\0-\x7f]", data.decode("utf-8", "ignore")))
-    return "gb18030" if chinese > 4 * valid else ""  # and not UTF-8 with a broken byte
+    for bom, name in BOMS.items():
+        if data.startswith(bom):
+            return name
+    if data.count(0) * 4 > len(data):  # the other half of an ASCII character
+        return "utf-16-be" if data[::2].count(0) > data[1::2].count(0) else "utf-16-le"
+    high, valid = (len(re.findall(rb"[\x80-\xff]", d)) for d in (data, data.decode(errors="ignore").encode()))
+    text = data.decode("gb18030", "ignore")
+    common = len(re.findall("[的一是不了在人有我你他这中大来上个国们到说和为可以会要好]", text))  # in Chinese
+    return "gb18030" if valid * 2 < high < common * 60 else ""  # not UTF-8 with a broken byte, nor Cyrillic
 
 
 def read_text(path, encoding="utf-8"):
@@ -118,10 +138,12 @@ def find_values(path, start, end, encoding):
         return
     with open_text(path, encoding) as file:
         if holds_an_array(path, file) and end is None:
+            text = decode(file.read(), path)
             try:
-                items = json.loads(decode(file.read(), path))
+                items = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{path} is broken: {error}") from None
+            items = items if isinstance(items, list) else [items]
             yield from ((f"item {i}", item) for i, item in enumerate(items, 1))
             return
         file.seek(max(start, file.tell()))
@@ -129,11 +151,11 @@ def find_values(path, start, end, encoding):
 
 
 def holds_an_array(path, file):
-    """Whether an open file of JSON is one array, and not a value a line."""
+    """Whether an open file of JSON is one value, nearly always an array, and not a value a line."""
     start = file.tell()
     lines = (line for line in file if not line.isspace())
     first = next(lines, b"")
-    array = first.strip() == b"["
+    array = first.strip() in (b"[", b"{")
     if path.lower().endswith(".json") and first.lstrip().startswith(b"["):
         try:
             parse(first)
@@ -165,13 +187,15 @@ def number_lines(path, lines):
 def parse(line):
     """The value of a line of JSON. ValueError says what is wrong, without the place: it is counted."""
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8-sig"))  # files with a mark that were joined have it here, too
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(error.msg) from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except ValueError:
+        raise ValueError("a number of too many digits") from None
 
 
 def get_text(item, key="text"):
