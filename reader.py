@@ -208,6 +208,16 @@ def get_text(item, key="text"):
     return text
 
 
+def has_types_of(value, example):
+    """Whether a value has the type of an example, and has all that is in it, if that is a dict or a list."""
+    if type(value) is not type(example):
+        return False
+    if isinstance(value, list):
+        return len(value) == len(example) and all(map(has_types_of, value, example))
+    inner = example.items() if isinstance(example, dict) else ()
+    return all(name in value and has_types_of(value[name], one) for name, one in inner)
+
+
 def read_checkpoint(path, mmap=False):
     """model.load_checkpoint. InputError says in a sentence why a file is no checkpoint of this model."""
     if not os.path.isfile(path):
@@ -223,7 +233,7 @@ def read_checkpoint(path, mmap=False):
         with torch.device("meta"), warnings.catch_warnings():  # takes no memory, and copies nothing
             warnings.simplefilter("ignore")
             Transformer.from_checkpoint(checkpoint)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"{path} holds no model of this kind: {type(error).__name__}: {detail}") from None
     if not isinstance(checkpoint.get("tokenizer"), dict | None):
