@@ -39,7 +39,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, cpu_count, first_line, override, read_json, write_json
-from reader import get_text, read_values
+from reader import get_text, has_types_of, read_values
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
@@ -58,6 +58,11 @@ COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
 LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
 STORIES = "TinyStories_all_data"
 SHARDS = 50  # as many as the original has
+COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}
+META = {  # values of the types that stand in a meta.json
+    "dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
+    "splits": {"val": COUNTS, "train": COUNTS},
+}  # fmt: skip
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
 
 
@@ -185,7 +190,8 @@ def train_vocab():
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise InputError(f"sentencepiece: {str(error).rsplit('] ', 1)[-1]}") from None
+        reason = str(error).rsplit("] ", 1)[-1] or "there is no text to learn from"
+        raise InputError(f"sentencepiece: {reason}") from None
     with atomic_write(tokenizer_path(), "wb") as f:
         f.write(model.getvalue())
     print(f"wrote {tokenizer_path()}")
@@ -301,7 +307,7 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
         **extra,
     }
     path = f"{folder}/meta.json"
-    old_meta = read_json(path) if os.path.exists(path) else {}
+    old_meta = load_meta(path)
     if not old_meta and glob.glob(f"{glob.escape(folder)}/*.bin"):
         raise InputError(f"{folder} holds shards, and no meta.json that says what they are: move them away")
     old_shards = old_meta.get("shards", {})
@@ -385,10 +391,23 @@ def shard_paths(folder):
     return [f"{folder}/{name}" for name in names if re.fullmatch(r"data\d+\.bin", name)]
 
 
+def load_meta(path):
+    """The content of a meta.json, or {} where there is none. InputError where pretokenize wrote no such."""
+    meta = read_json(path) if os.path.exists(path) else {}
+    example = {name: META[name] for name in META.keys() & {*meta, "dtype", "vocab_size"}}
+    right = not meta or (has_types_of(meta, example) and meta["dtype"] in ("uint16", "uint32"))
+    for name, counts in meta.get("shards", {}).items() if right else ():  # files are removed by these names
+        right = right and re.fullmatch(r"data\d+", name) and has_types_of(counts, {**COUNTS, "files": {}})
+        right = right and counts["files"].keys() <= {".bin", ".mask"}
+    if not right or (meta.get("splits") and meta["splits"]["val"]["bytes"] < 1):
+        raise InputError(f"{path} is broken, pretokenize writes others: remove its folder, make it again")
+    return meta
+
+
 def read_meta(folder, vocab_size=None):
     """The meta.json of a folder of shards; a folder without is llama2.c's. InputError: other vocabulary."""
     path = f"{folder}/meta.json"
-    meta = read_json(path) if os.path.exists(path) else {"dtype": "uint16"}
+    meta = load_meta(path) or {"dtype": "uint16"}
     if meta.get("unfinished") or not shard_paths(folder):
         makers = "tinystories.py for stories and text, prepare_data.py for Chinese"
         raise InputError(f"no finished shards in {folder}: run pretokenize ({makers})")
