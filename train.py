@@ -36,7 +36,7 @@ from tqdm import tqdm
 from configurator import InputError, atomic_write, options, override
 from devices import autocast, device_name, find_dtype, init_distributed, peak_flops, print0, try_compile
 from model import ModelArgs, Transformer, model_args_dict
-from reader import read_checkpoint
+from reader import has_types_of, read_checkpoint
 from tinystories import PretokDataset, Task, read_meta, shard_folder
 from tokenizer import Tokenizer
 
@@ -106,6 +106,11 @@ if resume:
     checkpoint = read_checkpoint(saved_runs[0])
     if not {"config", "optimizer", "scaler"} <= checkpoint.keys():
         raise InputError(f"{saved_runs[0]} holds no run: --init_from={saved_runs[0]} starts from its weights")
+    saved_config = checkpoint["config"] if type(checkpoint["config"]) is dict else {}
+    state = {"iter_num": 0, "best_val_loss": 0.0, "scaler": {}, "rng": {"torch": torch.get_rng_state()}}
+    state["config"] = {name: config[name] for name in config.keys() & saved_config.keys()}
+    if not has_types_of(checkpoint, state) or checkpoint["iter_num"] < 0:
+        raise InputError(f"{saved_runs[0]} is damaged: it does not say where its run stands")
     for name, value in checkpoint["config"].items():
         if name in FIXED and given.get(name, value) != value:
             raise InputError(f"the run in {out_dir} has --{name}={value}: another value needs a new run")
@@ -185,9 +190,15 @@ if resume:
     else:
         print0(f"{folder} holds other data than at the last save: the best validation loss begins again")
     try:
+        groups = opt.state_dict()["param_groups"]
         opt.load_state_dict(checkpoint["optimizer"])
-    except ValueError:
-        raise InputError(f"{saved_runs[0]} has an {optimizer} of an older version: begin a new run") from None
+        pairs = [(p, t) for p, state in opt.state.items() for t in state.values()]
+        fits = has_types_of(opt.state_dict()["param_groups"], groups)
+        fits = fits and all(t.shape in (p.shape, ()) for p, t in pairs)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise InputError(f"{saved_runs[0]} has an older or a damaged {optimizer}: begin a new run")
     if checkpoint["scaler"]:  # empty, if the run was in another dtype
         scaler.load_state_dict(checkpoint["scaler"])
     torch.set_rng_state(checkpoint["rng"]["torch"])
@@ -312,11 +323,19 @@ def open_log():
     """The log to append to. Of a run that resumes, rows of steps that will be done again are dropped."""
     rows = []
     if resume and os.path.exists(log_path):
-        with open(log_path, encoding="utf-8") as f:
-            rows = [line for line in f if line.endswith("}\n") and json.loads(line)["step"] < step]
+        with open(log_path, encoding="utf-8", errors="replace") as f:
+            rows = [line for line in f if line.endswith("}\n") and 0 <= logged_step(line) < step]
     with atomic_write(log_path) as f:
         f.writelines(rows)
     return open(log_path, "a", encoding="utf-8")
+
+
+def logged_step(line):
+    """The step of a row of the log; -1 where a full disk or another program has damaged it."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        row = json.loads(line)
+        return row["step"] if type(row["step"]) is int else -1
+    return -1
 
 
 def log(row):
