@@ -36,7 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, cpu_count, import_optional, override
-from reader import JSON_ENDINGS, get_text, read_values
+from reader import JSON_ENDINGS, get_text, parse, read_values
 from tinystories import CHAT_START, download_from_hub, encode_documents, write_shards
 from tokenizer import Tokenizer
 
@@ -223,7 +223,7 @@ def split_file(path):
 
 def is_full_chunk(line):
     try:
-        return len(get_text(json.loads(line))) == CHUNK
+        return len(get_text(parse(line))) == CHUNK
     except ValueError:
         return False
 
