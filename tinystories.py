@@ -129,8 +129,11 @@ def new_stories():
     unfinished = folder + ".unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     os.makedirs(unfinished)
-    yield unfinished
-    os.rename(unfinished, folder)
+    try:
+        yield unfinished
+        os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     print(f"{len(story_files())} files of stories in {folder}")
 
 
@@ -169,6 +172,8 @@ def train_vocab():
 
     if vocab_size == 0:
         raise InputError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
+    if vocab_size < 270:
+        raise InputError(f"--vocab_size={vocab_size} has no room for 256 bytes, 3 special tokens and pieces")
     ensure_stories()
     files = story_files()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
