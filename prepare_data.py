@@ -38,7 +38,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, cpu_count, import_optional, override
-from reader import get_text, read_values
+from reader import JSON_ENDINGS, get_text, parse, read_values
 from tinystories import CHAT_START, download_from_hub, encode_documents, write_shards
 from tokenizer import Tokenizer
 
@@ -234,7 +234,9 @@ def convert_jsonl(command, convert):
     """Write a .jsonl of the values that convert makes of each value that is read."""
     source, target = io_paths(command)
     print(f"reading {source}")
-    archive = read_archive(source) if source.endswith(".tar.bz2") else None
+    archive = read_archive(source) if source.lower().endswith(".tar.bz2") else None
+    if archive and encoding != "utf-8":
+        raise InputError(f"--encoding={encoding}: an archive is read as UTF-8; unpack {source} first")
     converted = read_values(source, convert, limit=lines or None, encoding=encoding, lines=archive)
     write_jsonl(target, itertools.chain.from_iterable(tqdm(converted, "read", unit=" values")))
 
@@ -256,9 +258,9 @@ def read_archive(path):
     try:
         with tarfile.open(fileobj=bz2.open(path), mode="r|") as tar:
             for member in tar:
-                if member.isfile() and member.name.endswith((".jsonl", ".json")):
+                if member.isfile() and member.name.lower().endswith(JSON_ENDINGS):
                     for line in tar.extractfile(member):
-                        yield line.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+                        yield line.decode("utf-8", "surrogateescape")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{path} cannot be read to its end: {error}") from None
 
@@ -292,7 +294,7 @@ def split_file(path):
 
 def is_full_chunk(line):
     try:
-        return len(get_text(json.loads(line))) == CHUNK
+        return len(get_text(parse(line.decode("utf-8", "surrogateescape")))) == CHUNK
     except ValueError:
         return False
 

@@ -33,7 +33,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, cpu_count, first_line, override, read_json, write_json
-from reader import get_text, read_values
+from reader import get_text, has_types_of, read_values
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
@@ -52,6 +52,11 @@ COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
 LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
 STORIES = "TinyStories_all_data"  # dataNN.json in it, each a list of {"story": ...}
 SHARDS = 50  # as many as the original has
+COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}  # examples of what a meta.json holds
+META = {
+    "dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
+    "splits": {"val": COUNTS, "train": COUNTS},
+}  # fmt: skip
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
 open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
@@ -78,6 +83,8 @@ def unpack(path, folder):
                     raise tarfile.TarError(f"{name} leads out of the folder")
                 with open(f"{folder}/{name}", "wb") as f:
                     shutil.copyfileobj(tar.extractfile(member), f)
+            if not glob.glob(f"{glob.escape(folder)}/data*.json"):
+                raise tarfile.TarError("it holds no stories")
     except Exception as error:  # of tarfile, zlib and the disk
         raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
 
@@ -141,6 +148,8 @@ def train_vocab():
     """learn a BPE vocabulary of --vocab_size pieces from the stories"""
     if vocab_size == 0:
         raise InputError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
+    if vocab_size < 270:
+        raise InputError(f"--vocab_size={vocab_size} has no room for 256 bytes, 3 special tokens and pieces")
     files = ensure_stories()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
     # Where there are too many characters, the rarest become spaces here, and bytes in an encoded text.
@@ -168,7 +177,8 @@ def train_vocab():
                 minloglevel=2,
             )
     except RuntimeError as error:
-        raise InputError(f"sentencepiece: {str(error).rsplit('] ', 1)[-1]}") from None
+        reason = str(error).rsplit("] ", 1)[-1] or "there is no text to learn from"
+        raise InputError(f"sentencepiece: {reason}") from None
     print(f"wrote {tokenizer_path()}")
 
 
@@ -249,7 +259,7 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
         **extra,
     }
     path = f"{folder}/meta.json"
-    old_meta = read_json(path) if os.path.exists(path) else {}
+    old_meta = load_meta(path)
     sizes = {name: os.path.getsize(f"{folder}/{name}") for name in glob.glob("*", root_dir=folder)}
     if not old_meta and any(name.endswith(".bin") for name in sizes):
         raise InputError(f"{folder} holds shards, and no meta.json that says what they are: move them away")
@@ -303,10 +313,20 @@ def make_shard(process, tokenizer_path, dtype, folder, job):
     return {**counts, "files": {name: len(content) for name, content in files.items()}}
 
 
+def load_meta(path):
+    """The content of a meta.json, or {} where there is none. InputError where pretokenize wrote no such."""
+    meta = read_json(path) if os.path.exists(path) else {}
+    right = has_types_of(meta, {name: META[name] for name in META.keys() & meta.keys()})
+    counts = meta.get("shards", {}).values() if right else ()
+    if not right or not all(has_types_of(c, {**COUNTS, "files": {}}) for c in counts):
+        raise InputError(f"{path} is broken: remove its folder, and run pretokenize again")
+    return meta
+
+
 def read_meta(folder, vocab_size=None):
     """meta.json of a folder (llama2.c has none), and its shards as "paths". InputError: other vocabulary."""
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    meta = read_json(f"{folder}/meta.json") if "meta.json" in names else {"dtype": "uint16"}
+    meta = {"dtype": "uint16", **load_meta(f"{folder}/meta.json")}
     shards = [name for name in names if re.fullmatch(r"data\d+\.bin", name)]
     if {"train.bin", "val.bin"} <= set(names):
         shards = ["val.bin", "train.bin"]  # nanoGPT's
@@ -365,6 +385,8 @@ class PretokDataset(torch.utils.data.Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, i):
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         shard = int(np.searchsorted(self.starts, i, side="right")) - 1
         start = int(i - self.starts[shard]) * self.stride
         chunk = slice(start, start + self.max_seq_len + 1)

@@ -22,6 +22,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -33,7 +34,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, hold_folder, options, override
+from configurator import InputError, atomic_write, first_line, hold_folder, options, override
 from devices import autocast, device_name, find_dtype, init_distributed, peak_flops, print0, try_compile
 from model import ModelArgs, Transformer, model_args_dict
 from reader import read_checkpoint
@@ -104,9 +105,11 @@ if resume:
     if rank == 0 and not eval_only:
         hold_folder(out_dir)
     checkpoint = read_checkpoint(newest)
-    if not {"config", "optimizer", "scaler"} <= checkpoint.keys():
+    if not {"config", "optimizer", "scaler"} <= checkpoint.keys() or type(checkpoint["config"]) is not dict:
         raise InputError(f"{newest} holds no run: --init_from={newest} starts from its weights")
     for name, value in checkpoint["config"].items():
+        if type(config.get(name, value)) is not type(value):
+            raise InputError(f"{newest} is damaged: its --{name} is {value!r}")
         if name in FIXED and given.get(name, value) != value:
             raise InputError(f"the run in {out_dir} has --{name}={value}: another value needs a new run")
         if name in config and name not in given and name not in NOT_KEPT:
@@ -168,19 +171,19 @@ step = 0  # steps that are done; called iter_num in checkpoints, as in nanoGPT's
 best_val_loss = math.inf
 data_counts = {"splits": meta.get("splits"), "chunks": num_chunks}
 if resume:
-    step = checkpoint["iter_num"]
-    print0(f"resuming {out_dir} at step {step}")
-    if checkpoint.get("data_counts", data_counts) == data_counts:
-        best_val_loss = checkpoint["best_val_loss"]
-    else:
-        print0(f"{folder} holds other data than at the last save: the best validation loss begins again")
     try:
+        step = int(checkpoint["iter_num"])
+        best_val_loss = float(checkpoint["best_val_loss"])
         opt.load_state_dict(checkpoint["optimizer"])
-    except ValueError:
-        raise InputError(f"{newest} has an {optimizer} of an older version: begin a new run") from None
-    if checkpoint["scaler"]:  # empty, if the run was in another dtype
-        scaler.load_state_dict(checkpoint["scaler"])
-    torch.set_rng_state(checkpoint["rng"]["torch"])
+        if checkpoint["scaler"]:  # empty, if the run was in another dtype
+            scaler.load_state_dict(checkpoint["scaler"])
+        torch.set_rng_state(checkpoint["rng"]["torch"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{newest} is damaged, or older than this train.py: {first_line(error)}") from None
+    print0(f"resuming {out_dir} at step {step}")
+    if checkpoint.get("data_counts", data_counts) != data_counts:
+        print0(f"{folder} holds other data than at the last save: the best validation loss begins again")
+        best_val_loss = math.inf
 del checkpoint  # frees its memory
 
 if device.startswith("cpu") and dtype == "bfloat16":
@@ -310,7 +313,8 @@ if rank == 0:
         save_checkpoint(last_path)  # from here on, there is something to resume
     with open(log_path, "a+", encoding="utf-8") as f:
         f.seek(0)  # rows of steps that will be done again are dropped
-        rows = [line for line in f if line.endswith("}\n") and json.loads(line)["step"] < step]
+        found = [(re.match(r'{"step": (\d+), .*}\n', line), line) for line in f]
+        rows = [line for match, line in found if match and int(match[1]) < step]
     with atomic_write(log_path) as f:
         f.writelines(rows)
     log_file = open(log_path, "a", buffering=1, encoding="utf-8")  # a killed run's log ends with a whole line
