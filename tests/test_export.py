@@ -221,7 +221,7 @@ def test_an_untied_bin_has_a_negative_vocabulary_and_comes_back_if_it_is_complet
 def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, export_format):
     gguf = pytest.importorskip("gguf")
     reader = gguf.GGUFReader(exported(STORIES260K, export_format, tmp_path / "model.gguf", TOK512))
-    args, weights, tok = export.load_weights(STORIES260K, TOK512)
+    args, weights, tok, _ = export.load_weights(STORIES260K, TOK512)
     found = {t.name: t for t in reader.tensors}
     for ours, _, theirs in export.weight_names(args):
         w = weights[ours]
