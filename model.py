@@ -226,7 +226,9 @@ class Transformer(nn.Module):
         weights.setdefault("output.weight", weights["tok_embeddings.weight"])
         model_args = checkpoint["model_args"]
         shape = infer_shape(weights, model_args.get("n_heads", 16))
-        model = cls(ModelArgs(**{**shape, **model_args, **changes}))
+        args = {**shape, **model_args, **changes}
+        args["tie_embeddings"] = args["tie_embeddings"] and shape["tie_embeddings"]  # the tensors know better
+        model = cls(ModelArgs(**args))
         model.load_state_dict(weights)
         return model
 
