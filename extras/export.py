@@ -28,6 +28,7 @@ import functools
 import math
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -146,8 +147,8 @@ def without_padding(args, weights, tok):
 
 
 def load_ckpt(path):
-    """A checkpoint of ours or of llama2.c's. Mapped: the system reads a tensor when it is used."""
-    saved = read_checkpoint(path, mmap=True)
+    """A checkpoint of ours or of llama2.c's. Mapped, where it can be: a tensor is read when it is used."""
+    saved = read_checkpoint(path, mmap=zipfile.is_zipfile(path))
     args = Transformer.from_checkpoint(saved).args
     weights = {name.removeprefix("_orig_mod."): w for name, w in saved["model"].items()}
     tok = Tokenizer(saved["tokenizer"]) if saved.get("tokenizer") else None
@@ -204,14 +205,17 @@ def load_hf(folder):
     transformers.logging.set_verbosity_error()  # what it would warn of is refused below
     try:
         model, info = transformers.LlamaForCausalLM.from_pretrained(
-            folder, config=config, dtype="auto", output_loading_info=True, local_files_only=True
-        )
+            folder, config=config, dtype="auto", output_loading_info=True, local_files_only=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
     except Exception as error:  # transformers' and safetensors' errors have no common class
         raise InputError(f"{folder}: the weights cannot be read: {first_line(error)}") from None
     missing = set(info["missing_keys"])
     no_head = may_be_tied and "lm_head.weight" in missing
     missing -= {"lm_head.weight"} if no_head else set()
-    for problem, names in (("missing", missing), ("unexpected", set(info["unexpected_keys"]))):
+    mismatched = {key[0] for key in info["mismatched_keys"]}
+    problems = {"missing": missing, "unexpected": info["unexpected_keys"], "of another shape:": mismatched}
+    for problem, names in problems.items():
         if names:  # transformers would fill in random numbers
             raise InputError(f"{folder} cannot become a checkpoint: {problem} {min(names)}")
     state = model.state_dict()

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from configurator import InputError, first_line, import_optional, read_json
+from configurator import InputError, import_optional, read_json
 from model import ModelArgs
 from tokenizer import FOLDER_FILES
 
@@ -48,7 +48,7 @@ def read_config(folder):
     except InputError:
         raise
     except Exception as error:  # transformers checks some values, each with an error of its own
-        raise InputError(f"{path} is broken: {type(error).__name__}: {first_line(error)}") from None
+        raise InputError(f"{path} is broken: {' '.join(str(error).split())[:200]}") from None
     return args, config, read_stop_ids(folder, saved)
 
 

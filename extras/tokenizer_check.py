@@ -243,5 +243,6 @@ def byte_level_parts(tok, target, advice=""):
             advice = advice and f": {advice}"
             raise InputError(f"{tok.name} has {reason}, which {target} does not know{advice}")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    special = {t.content: i for i, t in sorted(tok.tk.get_added_tokens_decoder().items())}  # the file's may differ
+    added = sorted(tok.tk.get_added_tokens_decoder().items())  # the ids in the file may be others
+    special = {token.content: i for i, token in added}
     return {"merges": merges, "special": special, "nfkc": normalizer is not None, "digits": digits}
