@@ -228,7 +228,9 @@ class Transformer(nn.Module):
         weights = {name.removeprefix("_orig_mod."): w for name, w in checkpoint["model"].items()}  # nanoGPT's
         weights.setdefault("output.weight", weights["tok_embeddings.weight"])
         shape = infer_shape(weights, checkpoint["model_args"].get("n_heads", 16))
-        model = cls(ModelArgs(**{**shape, **checkpoint["model_args"], **changes}))
+        args = {**shape, **checkpoint["model_args"], **changes}
+        args["tie_embeddings"] = args["tie_embeddings"] and shape["tie_embeddings"]  # the tensors know better
+        model = cls(ModelArgs(**args))
         model.load_state_dict(weights)
         return model
 

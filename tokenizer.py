@@ -50,9 +50,9 @@ class Tokenizer:
         self.kind = source.get("kind")
         self.name = source.get("name", "the checkpoint's tokenizer")
         # A stranger's checkpoint may name any file here, and extras/export.py writes them.
-        names = FILES.get(str(self.kind), ())
         files = source.get("files")
-        self.files = {name: files[name] for name in names if name in files} if isinstance(files, dict) else {}
+        names = FILES.get(str(self.kind), ()) if isinstance(files, dict) else ()
+        self.files = {name: files[name] for name in names if name in files}
         if not self.files or not all(isinstance(content, bytes) for content in self.files.values()):
             raise InputError(f"{self.name} is none that can be read here")
         self.template = None

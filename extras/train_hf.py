@@ -72,7 +72,7 @@ def from_pretrained(auto_class, **settings):
     """A tokenizer, config or model of --model."""
     try:
         return auto_class.from_pretrained(model, **settings)
-    except OSError as error:
+    except Exception as error:  # transformers', tokenizers' and safetensors' errors have no common class
         raise InputError(f"--model={model} cannot be loaded: {first_line(error)}") from None
 
 
@@ -115,6 +115,8 @@ args = transformers.TrainingArguments(
 if resume != any(Path(out_dir).glob("checkpoint-*")):
     problem = "no run" if resume else "a run: --resume=True resumes it, another --out_dir begins a new one"
     raise InputError(f"{out_dir} holds {problem}")
+if not resume and Path(out_dir, "config.json").exists():
+    raise InputError(f"{out_dir} holds a model, which would be overwritten: give another --out_dir")
 
 tokenizer = from_pretrained(transformers.AutoTokenizer)
 if tokenizer.eos_token_id is None:
