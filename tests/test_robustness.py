@@ -240,7 +240,7 @@ def test_of_two_runs_in_one_folder_one_is_refused(data, trained, tmp_path, init_
 
 def test_a_log_alone_is_no_run_to_resume_and_none_to_lose(data, tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 0}\n')
-    options = [*SMALL, *flags(data_dir=data, out_dir=tmp_path)]
+    options = [*SMALL, *flags(data_dir=data, out_dir=tmp_path, max_iters=2)]
     _, error = run("train.py", *options, "--init_from=resume", ok=False)
     assert error == f"train.py: nothing to resume in {tmp_path}: there is no last.pt and no ckpt.pt\n"
     _, error = run("train.py", *options, ok=False)
