@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from configurator import InputError, first_line
 
-# FLOP/s of dense matrix products in bfloat16 (V100, T4: float16), from the makers' data sheets, by words of
+# FLOP/s of dense matrix products in bfloat16 (T4: float16), from the makers' data sheets, by words of
 # the device's name; the first that matches counts.
 PEAK_FLOPS = {
     "B200": 2250e12,
@@ -28,7 +28,6 @@ PEAK_FLOPS = {
     "L4": 121e12,
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
-    "V100": 125e12,
     "T4": 65e12,
 }
 
@@ -62,7 +61,7 @@ def find_dtype(name: str, device: str) -> str:
     """The dtype asked for, or one in which this device is faster. All are right; they differ in speed."""
     device_type = device.split(":")[0]
     if device_type == "cuda" and name == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "float16"  # a T4 or V100 only emulates bfloat16
+        return "float16"  # a T4 only emulates bfloat16
     if device_type == "cpu" and (name == "float16" or (name == "bfloat16" and not cpu_has_bf16())):
         return "float32"
     return name
