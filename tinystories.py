@@ -185,7 +185,8 @@ def train_vocab():
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise InputError(f"sentencepiece: {str(error).rsplit('] ', 1)[-1]}") from None
+        reason = str(error).rsplit("] ", 1)[-1] or f"the stories give no vocabulary of {vocab_size}"
+        raise InputError(f"sentencepiece: {reason}") from None
     with atomic_write(tokenizer_path(), "wb") as f:
         f.write(model.getvalue())
     print(f"wrote {tokenizer_path()}")
