@@ -108,6 +108,13 @@ def print_input_error(error_type, error, trace):
     elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
         return sys.__excepthook__(error_type, error, trace)
     print(f"{os.path.basename(sys.argv[0])}: {str(error) or 'interrupted'}", file=sys.stderr)
+    if in_chinese() and error_type is not KeyboardInterrupt:
+        print("常见报错的中文解释：docs/tutorial.zh.md", file=sys.stderr)
+
+
+def in_chinese():
+    """Whether the terminal is Chinese: what counts is the first of these variables that is set."""
+    return next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "").startswith("zh")
 
 
 def first_line(error):

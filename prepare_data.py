@@ -15,7 +15,8 @@ unpacking the rest. Then pretrain and fine-tune:
     python train.py --vocab_source=data/seq_monkey
     python train.py --vocab_source=data/belle_sft --init_from=output/ckpt.pt --out_dir=output_sft
 
-SFT (supervised fine-tuning) shows the model questions and answers; it learns the answers only.
+SFT (supervised fine-tuning) shows the model questions and answers; it learns the answers only. sft reads the
+shapes of BELLE, ShareGPT, OpenAI, minimind and Alpaca, and says which it has found (see TURNS and PAIRS).
 
 seq-monkey is read packed or unpacked, one line at a time. Lines that hold no document or no conversation are
 named (the first of them), counted and left out. Shards that are there already are not made again.
@@ -23,6 +24,7 @@ seq-monkey: Mobvoi's corpus of web pages, encyclopedias, books. BELLE: Ji et al.
 """
 
 import bz2
+import collections
 import functools
 import itertools
 import json
@@ -65,8 +67,7 @@ PATHS = {  # command: (what it reads, the first of these that is in data_dir; wh
     "pretokenize_sft": (("BelleGroup_sft.jsonl",), "belle_sft"),
 }
 CHUNK = 512  # characters
-SYSTEM = "你是一个AI助手"  # the system message of every conversation
-ROLES = {"human": "user", "assistant": "assistant"}  # BELLE's name of a speaker: the role in a chat
+SYSTEM = "你是一个AI助手"  # the system message of a conversation that has none
 OPEN_ROWS = 64  # rows that wait for a conversation that fills them up
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -132,32 +133,102 @@ def split_text(text, chunk_size=CHUNK):
 
 
 def sft():
-    """convert the conversations of BELLE to lists of messages"""
-    convert_jsonl("sft", lambda item: [convert_message(isinstance(item, dict) and item.get("conversations"))])
+    """convert conversations, of BELLE or in another of the shapes below, to lists of messages"""
+    counts = collections.Counter()
+    convert_jsonl("sft", lambda item: [convert_message(item, counts)])
+    for what, count in (+counts).items():
+        print(f"{count:,} {what}")
 
 
-def convert_message(data):
+SPEAKERS = {  # the name of a speaker in the data sets of others: the role in a chat
+    "system": "system", "human": "user", "user": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
+}  # fmt: skip
+TURNS = (  # shapes with turns: (whose, the field that holds them, the fields of a turn: speaker, text)
+    ("BELLE's and ShareGPT's", "conversations", "from", "value"),
+    ("minimind's", "conversations", "role", "content"),
+    ("OpenAI's", "messages", "role", "content"),
+    ("the tutorial's", "a list", "role", "content"),  # no field, only the list: what sft itself writes
+    ("the tutorial's", "a list", "from", "value"),
+)
+PAIRS = (  # shapes with one question: (whose, the fields of the question, of the answer)
+    ("Alpaca's", ("instruction", "input"), "output"),
+    ("a prompt's", ("prompt",), "response"),
+    ("a prompt's", ("prompt",), "completion"),
+    ("a question's", ("question",), "answer"),
+)
+
+
+def find_turns(item):
+    """(shape, [(speaker, text, its field), ...]) of a conversation, as its data set has them."""
+    fields = {"a list": item} if isinstance(item, list) else item
+    if not isinstance(fields, dict):
+        raise ValueError("no conversation")
+    found = [("system", fields.get("system"), "system")]
+    for whose, name, speaker, text in TURNS:
+        turns = fields.get(name)
+        if isinstance(turns, list) and any(isinstance(turn, dict) and speaker in turn for turn in turns):
+            for turn in (turn if isinstance(turn, dict) else {} for turn in turns):
+                call = next(filter(turn.get, ("tool_calls", "function_call")), turn.get(speaker))
+                found.append((call, turn.get(text), text))
+            return f"{whose} shape: {name} of {speaker}, {text}", found
+    for whose, names, answer in PAIRS:
+        if names[0] in fields and answer in fields:
+            history = fields.get("history") or []  # earlier questions and answers
+            if not (isinstance(history, list) and all(isinstance(p, list) and len(p) == 2 for p in history)):
+                raise ValueError("a history that is no list of pairs")
+            for pair in history:
+                found += [("user", pair[0], "history"), ("assistant", pair[1], "history")]
+            asked = "\n".join(t for t in map(fields.get, names) if isinstance(t, str) and t.strip())
+            found += [("user", asked, names[0]), ("assistant", fields[answer], answer)]
+            return f"{whose} shape: {', '.join([*names, answer])}", found
+    raise ValueError(f"no conversation of a known shape in the fields {', '.join(sorted(fields)):.80}")
+
+
+def join_parts(text):
+    """A text that may be given in parts, [{"type": "text", "text": "1+1=?"}, ...]."""
+    if not isinstance(text, list):
+        return text
+    for part in (part if isinstance(part, dict) else {} for part in text):
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"a part that is no text: {part.get('type')!s:.40}")
+    return "".join(part["text"] for part in text)
+
+
+def convert_message(data, counts=None):
     """
     [{"from": "human", "value": "1+1=?"}, {"from": "assistant", "value": "2"}] ->
     [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "1+1=?"}, {"role": "assistant", ...}]
 
-    ValueError says why this is not a conversation to learn from.
+    Or from another shape. A system message of the data stands instead of SYSTEM; a question at the end, with
+    no answer, is dropped. ValueError says why nothing can be learned. counts: a Counter of both for a report.
     """
-    if not isinstance(data, list):
-        raise ValueError("no conversations")
-    messages = [{"role": "system", "content": SYSTEM}]
-    for turn in data:
-        role = ROLES.get(get_text(turn, "from") if isinstance(turn, dict) else None)
+    shape, turns = find_turns(data)
+    messages = []
+    for speaker, text, field in turns:
+        role = SPEAKERS.get(str(speaker).lower())
         if role is None:
-            raise ValueError("an unknown speaker")
-        if role == messages[-1]["role"]:
-            raise ValueError("two turns of one speaker in a row")
-        if role == "assistant" and len(messages) == 1:
+            raise ValueError(f"an unknown speaker: {speaker!s:.40}")
+        text = join_parts(text)
+        if role != "system" or str(text or "").strip():
+            messages.append({"role": role, "content": get_text(text, f"{field} of {speaker}")})
+    if not messages or messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": SYSTEM})
+    roles = [message["role"] for message in messages]
+    for before, role in itertools.pairwise(roles):
+        if role == before:
+            raise ValueError(f"two turns of one speaker in a row: {role}")
+        if role == "system":
+            raise ValueError("a system message after the first turn")
+        if (before, role) == ("system", "assistant"):
             raise ValueError("an answer without a question")
-        messages.append({"role": role, "content": get_text(turn, "value")})
-    if len(messages) < 3:
+    if "assistant" not in roles:
         raise ValueError("no answer")
-    return messages
+    unanswered = roles[-1] == "user"
+    if counts is not None:
+        counts[f"conversations in {shape}"] += 1
+        counts["questions at the end, without an answer, are dropped"] += unanswered
+    return messages[: len(messages) - unanswered]
 
 
 def convert_jsonl(command, convert):

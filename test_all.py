@@ -663,9 +663,9 @@ def test_a_conversation_becomes_messages_and_what_is_none_is_left_out(tmp_path, 
     short = [("human", "1+1=?"), ("assistant", "2")]
     long = [("human", " a\n"), ("assistant", "b"), ("human", "c"), ("assistant", "d")]
     bad = {
-        "an unknown speaker": [("gpt", "x"), ("assistant", "y")],
-        "no value": [("human", " "), ("assistant", "y")],
-        "two turns of one speaker in a row": [("human", "x"), ("human", "y"), ("assistant", "z")],
+        "an unknown speaker: narrator": [("narrator", "x"), ("assistant", "y")],
+        "no value of human": [("human", " "), ("assistant", "y")],
+        "two turns of one speaker in a row: user": [("human", "x"), ("human", "y"), ("assistant", "z")],
         "an answer without a question": [("assistant", "x")],
         "no answer": [("human", "x")],
     }
@@ -676,7 +676,7 @@ def test_a_conversation_becomes_messages_and_what_is_none_is_left_out(tmp_path, 
     assert one == [system("你是一个AI助手"), user("1+1=?"), assistant("2")]
     assert two == [system("你是一个AI助手"), user(" a\n"), assistant("b"), user("c"), assistant("d")]
     said = capsys.readouterr().out
-    assert all(f"{reason} (1)" in said for reason in bad) and "no conversations (2)" in said
+    assert all(f"{reason} (1)" in said for reason in bad) and "in the fields conversations (2)" in said
 
 
 # --- train_tokenizer.py

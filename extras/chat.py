@@ -7,8 +7,14 @@ A conversation with a model that was fine-tuned for it: sample.py --chat.
 import contextlib
 import sys
 
+from configurator import in_chinese
 from prepare_data import warn_of_template
 from sample import TextStreamer
+
+GREETING = {
+    False: "A chat. Ask, and press Enter; /reset begins again, /exit or Ctrl-D leaves.",
+    True: "开始聊天。输入问题，按回车；/reset 重新开始，/exit 或 Ctrl-D 退出。",
+}
 
 
 class Chat:
@@ -33,7 +39,10 @@ class Chat:
             if len(ids) <= limit:
                 return ids
             if len(self.turns) == 1:
-                print(f"the question has {len(ids)} tokens: the last {limit} are kept", file=sys.stderr)
+                problem = f"the question has {len(ids)} tokens: the last {limit} are kept"
+                if in_chinese():
+                    problem = f"问题有 {len(ids)} 个 token，太长了：只留最后 {limit} 个"
+                print(problem, file=sys.stderr)
                 return ids[-limit:]
             del self.turns[:2]
 
@@ -61,6 +70,8 @@ def chat_loop(generator, system, question, settings):
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 -- from here on, input() can edit the line and recall earlier ones
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    if sys.stdin.isatty():
+        print(GREETING[in_chinese()])
     while True:
         try:
             line = input("> " * sys.stdin.isatty()).strip()

@@ -15,7 +15,7 @@ import random
 
 import torch
 
-from configurator import InputError, override
+from configurator import InputError, in_chinese, override
 from extras.synthetic_sums import ASK, ASK_ON, EXAM, LEARNED, NAMES, answer, phrase, result
 from sample import TextGenerator
 
@@ -24,8 +24,27 @@ system = "你是一个AI助手"  # the system message, as in fine-tuning; '' is 
 show = 10  # print this many answers, and as many wrong ones
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
 
+CHINESE = {  # in a Chinese terminal
+    "questions of the training": "训练里的题",
+    "exam": "考试：没见过的题",
+    "exam, continuing from another answer (再加五呢？)": "考试，接着上一个回答问（再加五呢？）",
+    "exam, after another question": "考试，先问过别的题",
+    "sums, no carry": "加法，不进位",
+    "sums, carry": "加法，进位",
+    "differences, no carry": "减法，不退位",
+    "differences, carry": "减法，退位",
+    "all": "全部",
+    "right": "答对",
+    "of": "/",
+    "answers": "回答",
+    "wrong answers": "答错的",
+}
 MAX_ANSWER = 48  # tokens
 BATCH = 256  # conversations
+
+
+def local(text):
+    return CHINESE[text] if in_chinese() else text
 
 
 def ask_all(generator, chats):
@@ -88,9 +107,11 @@ def hold_exam(generator, name, questions, way):
     right = collections.Counter()
     for question, (_, reply, wanted) in zip(questions, papers):
         right.update({kind(*question): reply == wanted, "all": reply == wanted})
-    print(f"\n{name}")
+    print(f"\n{local(name)}")
     for row, count in sorted(asked.items(), key=lambda item: item[1]):
-        print(f"    {row:24} {right[row]:>5,} of {count:>5,} right, {right[row] / count:6.1%}")
+        padding = " " * (24 - len(local(row).encode("gbk")))  # a Chinese character is two columns wide
+        counts = f"{right[row]:>5,} {local('of')} {count:>5,} {local('right')}"
+        print(f"    {local(row)}{padding} {counts}, {right[row] / count:6.1%}")
     return papers
 
 
@@ -103,7 +124,7 @@ def main():
     papers = hold_exam(generator, "exam", EXAM, direct)
     wrong = [paper for paper in papers + follow_ups if paper[1] != paper[2]]
     for title, some in (("answers", random.Random(2).sample(papers, show)), ("wrong answers", wrong[:show])):
-        print(f"\n{title}:")
+        print(f"\n{local(title)}:")
         for question, reply, wanted in some:
             print(f"    {question}  {reply}" + (f"  [{wanted}]" if reply != wanted else ""))
 

@@ -1,5 +1,6 @@
 """
-Will it fit? The memory of a training step by formula, eager and compiled.
+Will it fit? The memory of a training step by formula, eager and compiled. Then, for four models and five
+graphics cards, the batch to take and the hours that the training takes: computed, not measured.
 
     python -m extras.memory --batch_size=128                     with train.py's options of shape and batch
     python -m extras.memory --optimizer=muon --device=cuda
@@ -25,6 +26,23 @@ batch_size = 8  # sequences in a micro-batch
 dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products
 optimizer = "adamw"  # adamw | muon: what keeps numbers for each parameter
 device = "cuda"  # cuda | mps | cpu: they keep different things of attention
+utilisation = 0.3  # above 0, at most 1: part of a card's peak that is reached; less by small models
+
+CARDS = {  # GB of memory: (a card, its FLOP/s as in devices.PEAK_FLOPS; GeForce: twice those in float32)
+    6: ("RTX 3050", 13.5e12),
+    8: ("RTX 4060", 30e12),
+    12: ("RTX 3060", 25e12),
+    24: ("RTX 4090", 165e12),
+    80: ("A100", 312e12),
+}
+MODELS = {  # name: (args, sequences in a step)
+    "the tutorial's": (ModelArgs(), 128),
+    "26M": (ModelArgs(512, 8, 8, 2, 6400, multiple_of=64, max_seq_len=512), 256),
+    "80M": (ModelArgs(768, 12, 12, 4, 6144, max_seq_len=512), 512),
+    "215M": (ModelArgs(1024, 18, 16, 8, 6144, multiple_of=64, max_seq_len=512), 512),
+}
+TOKENS_PER_PARAMETER = 20  # gave the lowest loss for its FLOPs in Hoffmann et al. 2022, arXiv:2203.15556
+CUDA_BYTES = 0.5e9  # what CUDA itself takes
 
 
 def memory(args: ModelArgs, batch_size, dtype="bfloat16", optimizer="adamw", device_type="cuda"):
@@ -95,8 +113,32 @@ def activations_per_token(args, size, device_type):
     return args.n_layers * eager + last_eager, args.n_layers * compiled + last_compiled
 
 
+def print_cards():
+    """For each of MODELS and CARDS the largest batch, a power of two, that leaves a tenth free, eager."""
+    print(f"\nHours are computed, not measured: the FLOPs at {utilisation:.0%} of the card's peak.")
+    for name, (args, sequences) in MODELS.items():
+        with torch.device("meta"):
+            model = Transformer(args)
+        parts = memory(args, 1, dtype, optimizer)
+        per_sequence, compiled = (a + b for a, b in zip(parts.pop("activations"), parts.pop("logits")))
+        fixed = CUDA_BYTES + sum(eager for eager, _ in parts.values())
+        num_params = model.num_params()
+        tokens = TOKENS_PER_PARAMETER * num_params
+        print(f"\n{name}: {num_params:,} parameters, steps of {sequences} x {args.max_seq_len} tokens")
+        print(f"  worth training on {tokens / 1e6:,.0f} million tokens, {TOKENS_PER_PARAMETER} per parameter")
+        print(f"  {'card':16} {'batch':>6} {'accumulation':>13} {'GB eager':>9} {'compiled':>9} {'hours':>8}")
+        for gigabytes, (card, peak) in CARDS.items():
+            most = (0.9e9 * gigabytes - fixed) / per_sequence
+            batch = min(sequences, 2 ** int(math.log2(most))) if most >= 1 else 0
+            row = f"  {gigabytes:>2} GB, {card:9} {batch:6} "
+            sizes = [(fixed + batch * size) / 1e9 for size in (per_sequence, compiled)]
+            hours = tokens * model.estimate_mfu(1, peak) / utilisation / 3600
+            numbers = f"{sizes[0]:9.1f} {sizes[1]:9.1f} {hours:8.2f}"
+            print(row + (f"{sequences // batch:13} {numbers}" if batch else "does not fit"))
+
+
 def main():
-    """Print the table of `memory` in GB, and how much the GPU has, where there is one."""
+    """Print the table of `memory` in GB, how much the GPU has, where there is one, and the table of cards."""
     try:
         args = ModelArgs(dim, n_layers, n_heads, n_kv_heads, vocab_size, multiple_of=multiple_of,
                          max_seq_len=max_seq_len)  # fmt: skip
@@ -112,6 +154,7 @@ def main():
     if device == "cuda" and torch.cuda.is_available():
         total = torch.cuda.get_device_properties(device).total_memory
         print(f"{torch.cuda.get_device_name(device)} has {total / 1e9:.1f} GB.")
+    print_cards()
 
 
 if __name__ == "__main__":

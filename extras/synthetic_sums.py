@@ -131,16 +131,23 @@ def texts(rng, count):
     for i in range(count):
         if i % 2:
             turns = [turn for _ in range(8) for turn in conversation(rng)]
-            yield "system\n你是一个AI助手\n" + "".join(f"user\n{q}\nassistant\n{a}\n" for q, a in turns)
+            lines = (f"user\n{type_in(q, i)}\nassistant\n{a}\n" for q, a in turns)
+            yield "system\n你是一个AI助手\n" + "".join(lines)
         else:
-            yield "".join(phrase(rng, ASK[q[1]], *q) + answer(*q) for q in (pick(rng) for _ in range(15)))
+            facts = (pick(rng) for _ in range(15))
+            yield "".join(type_in(phrase(rng, ASK[q[1]], *q), i) + answer(*q) for q in facts)
+
+
+def type_in(question, i):
+    """A question as it is typed: in every third text and conversation with the ASCII "?" instead of "？"."""
+    return question.replace("？", "?") if i % 3 == 2 else question
 
 
 def chats(rng, count):
     """Yield count conversations, each [{"from": "human", "value": ...}, {"from": "assistant", ...}, ...]."""
     speakers = ("human", "assistant")
-    for _ in range(count):
-        turns = conversation(rng)
+    for i in range(count):
+        turns = [(type_in(question, i), reply) for question, reply in conversation(rng)]
         yield [{"from": speaker, "value": text} for turn in turns for speaker, text in zip(speakers, turn)]
 
 

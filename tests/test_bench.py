@@ -97,6 +97,11 @@ def test_memory_prints_a_table_whose_total_is_the_sum():
     *parts, total = [(float(eager), float(compiled)) for _, eager, compiled in columns]
     assert total == pytest.approx([sum(column) for column in zip(*parts)], abs=0.05)
     assert total[1] < total[0] and len(parts) == 6
+    cards = re.findall(r"(?m)^ +\d+ GB, (.+?) +(\d+) +(\d+) +[\d.]+ +[\d.]+ +([\d.]+)$", printed)
+    assert len(cards) == 4 * 5
+    hours = {(card, batch, accumulation): float(time) for card, batch, accumulation, time in cards}
+    flops = 6 * 80_235_264 + 12 * 12 * 768 * 512  # per token
+    assert hours["RTX 4090", "64", "8"] == pytest.approx(20 * 80_235_264 * flops / 165e12 / 0.3 / 3600, 0.01)
 
 
 def test_a_way_that_runs_out_of_memory_has_a_row_and_the_next_one_runs(monkeypatch, capsys):

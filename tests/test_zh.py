@@ -24,16 +24,20 @@ from model import ModelArgs, Transformer
 from sample import TextGenerator
 from tests.fixtures import (
     END,
+    SHARED,
     START,
     ZH,
     assistant,
     dataset,
+    flags,
     needs_shared,
     prepare,
     random_checkpoint,
     read_rows,
+    run,
     run_here,
     small_model,
+    system,
     user,
     write_rows,
 )
@@ -256,10 +260,135 @@ def test_a_real_corpus_is_taken_before_the_synthetic_one(tmp_path, monkeypatch):
         assert prepare_data.io_paths("sft") == (f"{tmp_path}/{name}", f"{tmp_path}/BelleGroup_sft.jsonl")
 
 
+def test_both_question_marks_are_in_the_synthetic_corpora(sum_data):
+    texts = [row["text"] for row in read_rows(f"{sum_data}/synthetic_sums.jsonl")]
+    chats = [row["conversations"] for row in read_rows(f"{sum_data}/synthetic_sums_chats.json")]
+    for typed in (texts[::2], texts[1::2], ["".join(t["value"] for t in chat[::2]) for chat in chats]):
+        ascii_ones = sum("等于几?" in text for text in typed)
+        assert ascii_ones > 0.05 * len(typed) and sum("等于几？" in text for text in typed) > ascii_ones
+    assert not any("?" in turn["value"] for chat in chats for turn in chat[1::2])  # answers are as before
+
+
+# --- conversations in the shapes of others
+
+Q, A = "1+1=?", "2"
+TWO = [system(), user(Q), assistant(A)]
+FOUR = [*TWO, user("再加一呢？"), assistant("3")]
+POLITE = [system("请有礼貌"), *TWO[1:]]
+HUMAN, GPT, USER, ASSISTANT = (f"human:{Q}", f"gpt:{A}", f"user:{Q}", f"assistant:{A}")
+
+
+def talk(*texts, speaker="role", text="content"):
+    """talk("user:x", "assistant:y") -> [{"role": "user", "content": "x"}, ...]"""
+    return [dict(zip((speaker, text), each.split(":"))) for each in texts]
+
+
+def sharegpt(*texts, **fields):
+    return {"conversations": talk(*texts, speaker="from", text="value"), **fields}
+
+
+def openai(*texts):
+    return {"messages": talk(*texts)}
+
+
+PARTS = [{"type": "text", "text": "1+"}, {"type": "text", "text": "1=?"}]
+ALL_OF_ALPACA = {"system": "请有礼貌", "history": [[Q, A]], "instruction": "加", "input": "一", "output": "3"}
+SHAPES = {  # name: (the report, the conversation, its messages)
+    "ShareGPT": ("ShareGPT's shape", sharegpt(HUMAN, GPT), TWO),
+    "all names": ("ShareGPT's", sharegpt(f"User:{Q}", f"chatgpt:{A}", "user:再加一呢？", "bot:3"), FOUR),
+    "ShareGPT with a system": ("ShareGPT's", sharegpt("system:请有礼貌", HUMAN, GPT), POLITE),
+    "LLaMA-Factory": ("ShareGPT's", sharegpt(HUMAN, GPT, system="请有礼貌", tools=""), POLITE),
+    "minimind": ("minimind's", {"conversations": talk(USER, ASSISTANT)}, TWO),
+    "OpenAI": ("OpenAI's", openai("system:请有礼貌", USER, ASSISTANT), POLITE),
+    "an empty system": ("OpenAI's", openai("system: ", USER, ASSISTANT), TWO),
+    "text in parts": ("OpenAI's", {"messages": [user(PARTS), assistant(A)]}, TWO),
+    "a list": ("the tutorial's", talk(USER, ASSISTANT), TWO),
+    "a question at the end": ("ShareGPT's", sharegpt(HUMAN, GPT, "human:谢谢"), TWO),
+    "Alpaca": ("shape: instruction, input, output", {"instruction": Q, "input": "", "output": A}, TWO),
+    "all of Alpaca": ("Alpaca's shape", ALL_OF_ALPACA, [*POLITE, user("加\n一"), assistant("3")]),
+    "prompt": ("a prompt's shape: prompt, response", {"prompt": Q, "response": A, "id": 7}, TWO),
+    "completion": ("a prompt's shape: prompt, completion", {"prompt": Q, "completion": A}, TWO),
+    "question": ("a question's shape: question, answer", {"question": Q, "answer": A}, TWO),
+}
+PROMPT, UNKNOWN = {"prompt": "x", "response": "y"}, "no conversation of a known shape in the fields"
+LEFT_OUT = {  # reason: conversations
+    "an unknown speaker: function_call": [sharegpt(HUMAN, "function_call:y", "observation:z", GPT)],
+    "an unknown speaker: tool_calls": [{"messages": [user("x"), assistant(None) | {"tool_calls": [{}]}]}],
+    "an unknown speaker: tool": [openai(USER, "tool:y")] * 2,
+    "an unknown speaker: None": [{"messages": [user("x"), "y"]}],
+    "a part that is no text: image_url": [{"messages": [user([{"type": "image_url"}]), assistant("y")]}],
+    "no value of gpt": [sharegpt(HUMAN, "gpt: ")],
+    "no output of assistant": [{"instruction": "x", "output": ""}, {"instruction": "x", "output": 3}],
+    "no instruction of user": [{"instruction": None, "input": " ", "output": "y"}],
+    "no history of assistant": [PROMPT | {"history": [["z", None]]}],
+    "a history that is no list of pairs": [PROMPT | {"history": h} for h in (5, "ab", ["ab"])],
+    "two turns of one speaker in a row: assistant": [sharegpt(HUMAN, GPT, GPT)],
+    "a system message after the first turn": [sharegpt(HUMAN, GPT, "system:z", HUMAN, GPT)],
+    "an answer without a question": [sharegpt(GPT), sharegpt("system:s", GPT, HUMAN, GPT)],
+    "no answer": [sharegpt(HUMAN), sharegpt("system: ")],
+    f"{UNKNOWN} kind, target": [{"target": "x", "kind": "y"}],
+    f"{UNKNOWN} messages": [{"messages": messages} for messages in ([], "x", {}, [7])],
+    "no conversation": ["x", 7, None],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_sft_reads_a_shape_and_says_which(tmp_path, capsys, shape, ending):
+    said, conversation, messages = SHAPES[shape]
+    write_rows(tmp_path / "in.jsonl", [conversation] * 3)
+    (tmp_path / "in.json").write_text(json.dumps([conversation] * 3, indent=1))
+    prepare("sft", tmp_path / f"in.{ending}", tmp_path / "out.jsonl")
+    assert read_rows(tmp_path / "out.jsonl") == [messages] * 3
+    printed = capsys.readouterr().out
+    assert re.search(f"(?m)^3 conversations in .*{said}", printed) and "left out" not in printed
+    assert ("3 questions at the end, without an answer, are dropped" in printed) == ("at the end" in shape)
+
+
+def test_sft_accounts_for_every_conversation(tmp_path, capsys):
+    bad = [chat for chats in LEFT_OUT.values() for chat in chats]
+    good = [conversation for _, conversation, _ in SHAPES.values()]
+    mixed = random.Random(0).sample([*bad, *good], len(bad) + len(good))
+    write_rows(tmp_path / "in.jsonl", mixed)
+    prepare("sft", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert len(read_rows(tmp_path / "out.jsonl")) == len(good)
+    said = capsys.readouterr().out
+    counts = re.findall(r"(?:(?<=out: )|(?<=\), ))(.*?) \((\d+)\)", said)
+    assert dict(counts) == {reason: str(len(chats)) for reason, chats in LEFT_OUT.items()}
+    assert sum(int(n) for n in re.findall(r"(\d+) conversations in", said)) == len(good)
+
+
+@needs_shared
+@pytest.mark.parametrize("name, read, left_out", [
+    ("chats/alpaca_zh.json", 400, ""),
+    ("chats/minimind_shape.jsonl", 299, "no content of user (1)"),
+    ("chats/openai_messages.jsonl", 299, "no content of user (1)"),
+    ("chats/sharegpt_tools_zh.json", 28, "an unknown speaker: function_call (32)"),
+    ("zh/belle_shape.sample.json", 1199, "no value of human (1)"),
+])  # fmt: skip
+def test_chats_of_others_have_the_ids_of_transformers(zh, tmp_path, capsys, name, read, left_out):
+    transformers = pytest.importorskip("transformers")
+    prepare("sft", f"{SHARED}/{name}", tmp_path / "out.jsonl")
+    said = capsys.readouterr().out
+    assert (
+        f"{read:,} conversations in" in said
+        and (f"left out: {left_out}\n" if left_out else "reading") in said
+    )
+    for folder in (zh / "tokenizer_k", f"{ZH}/tokenizer_happy_llm"):
+        tok, theirs = Tokenizer(str(folder)), transformers.AutoTokenizer.from_pretrained(folder)
+        for chat in read_rows(tmp_path / "out.jsonl")[:200]:
+            text = theirs.apply_chat_template(chat, tokenize=False, chat_template=prepare_data.CHAT_TEMPLATE)
+            learned = [m.span(1) for m in re.finditer("(?s)<.im_start.>assistant\n(.*?<.im_end.>)", text)]
+            encoded = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
+            mask = [int(any(a < to and b > at for at, to in learned)) for a, b in encoded["offset_mapping"]]
+            assert tok.encode_chat(chat) == (encoded["input_ids"], mask)
+
+
 # --- the exam and the chat
 
 
 def test_the_exam_counts_one_sentence_as_right(monkeypatch, capsys):
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     questions = [(3, "+", 4), (8, "+", 4), (9, "+", 9), (12, "-", 4)]
     replies = ["三加四等于七。", "八加四等于十二", "九加九等于十八。。", "十二减四等于八。"]
     monkeypatch.setattr(exam, "ask_all", lambda generator, chats: replies)
@@ -297,6 +426,58 @@ def test_exit_ends_a_chat(tok, tmp_path, monkeypatch, capsys):
         run_here("sample.py", "--chat", f"--checkpoint={path}", "--max_new_tokens=8", "--temperature=0")
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != ""
+
+
+@pytest.mark.parametrize("language", ["zh_CN.UTF-8", "en_US.UTF-8"])
+def test_messages_follow_the_language_of_the_terminal(tok, tmp_path, monkeypatch, capsys, language):
+    monkeypatch.delenv("LC_ALL", raising=False)
+    monkeypatch.setenv("LC_MESSAGES", "")
+    monkeypatch.setenv("LANG", language)
+    monkeypatch.setattr(exam, "ask_all", lambda generator, chats: ["三加四等于七。"] * len(chats))
+    papers = exam.hold_exam(None, "questions of the training", [(3, "+", 4), (8, "-", 4)], exam.direct)
+    assert papers[0][1] == papers[0][2]
+    path = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
+    terminal = io.TextIOWrapper(io.BytesIO(b"/exit\n"))
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    run_here("sample.py", "--chat", f"--checkpoint={path}")
+    said = capsys.readouterr().out
+    chinese = re.findall("训练里的题|加法，不进位  .* 1 /     1 答对|/exit .*退出", said)
+    english = re.findall("questions of the training|sums, no carry  .* 1 of     1 right|/exit .*leaves", said)
+    assert (len(chinese), len(english)) == ((3, 0) if "zh" in language else (0, 3))
+    _, error = run("sample.py", "--checkpoint=none.pt", ok=False)
+    first, *second = error.splitlines()
+    assert first == "sample.py: no checkpoint none.pt: train.py writes one"
+    assert ["docs/tutorial.zh.md" in line for line in second] == [True] * ("zh" in language)
+
+
+def test_happy_llms_checkpoint_and_a_strangers_tokenizer_go_all_the_way(zh, tmp_path, monkeypatch, capsys):
+    stranger, happy = tmp_path / "stranger", tmp_path / "pretrain_64_3_600.pth"
+    stranger.mkdir()
+    (stranger / "tokenizer.json").write_bytes((zh / "tokenizer_k" / "tokenizer.json").read_bytes())
+    config = {"bos_token": None, "eos_token": "<|im_end|>", "chat_template": "{{ messages }}"}  # as Qwen's
+    (stranger / "tokenizer_config.json").write_text(json.dumps(config))
+    torch.save(small_model(n_heads=16, n_kv_heads=8, vocab_size=600, max_seq_len=512).state_dict(), happy)
+    small = flags(batch_size=2, gradient_accumulation_steps=1, max_iters=2, eval_interval=2, eval_iters=1,
+                  warmup_iters=1, compile="false", device="cpu", max_seq_len=64)  # fmt: skip
+    init = happy
+    for command, name in (("pretokenize", "chunks"), ("pretokenize_sft", "chats")):
+        options = flags(tokenizer=stranger, workers=1, max_seq_len=64)
+        prepare(command, zh / f"{name}.jsonl", tmp_path / command, *options)
+        folders = flags(vocab_source=tmp_path / command, init_from=init, out_dir=tmp_path / name)
+        assert "finished: 2 steps" in run("train.py", *small, *folders)[0]
+        init = tmp_path / name / "ckpt.pt"
+    warning = "stranger: its chat template differs; chats are written in the tutorial's"
+    assert capsys.readouterr().err.count(warning) == 1
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("你好\n".encode())))
+    run_here("sample.py", "--chat", f"--checkpoint={init}", "--max_new_tokens=4")
+    assert "its chat template differs" in capsys.readouterr().err
+    for given in ([f"--checkpoint={init}"], [f"--checkpoint={happy}", f"--tokenizer={stranger}"]):
+        run_here("sample.py", *given, "--prompt=你好", "--max_new_tokens=4")
+        assert "\n你好" in "\n" + capsys.readouterr().out
+        run_here("extras/export.py", *given, f"--out={tmp_path}/hf")
+        exported = json.loads((tmp_path / "hf" / "config.json").read_bytes())
+        assert (exported["num_attention_heads"], exported["num_key_value_heads"]) == (16, 8)
 
 
 # --- the tutorial's reader
