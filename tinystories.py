@@ -177,7 +177,7 @@ def train_vocab():
                 minloglevel=2,
             )
     except RuntimeError as error:
-        reason = str(error).rsplit("] ", 1)[-1] or "there is no text to learn from"
+        reason = str(error).rsplit("] ", 1)[-1] or f"the stories give no vocabulary of {vocab_size}"
         raise InputError(f"sentencepiece: {reason}") from None
     print(f"wrote {tokenizer_path()}")
 

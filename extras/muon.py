@@ -56,7 +56,8 @@ class MuonAdamW(torch.optim.AdamW):
     """
     AdamW, but Muon for groups with "muon". Muon's step is scaled to the root mean square that AdamW's has
     (Liu et al. 2025, arXiv:2502.16982): one learning rate and weight decay serve both. As in torch's fused
-    optimizers, a step changes nothing where the tensor found_inf is 1: the device decides that.
+    optimizers, a step changes nothing where the tensor found_inf is 1: the device decides that (on MPS, where
+    torch's do not know it, train.py does).
     """
 
     momentum = 0.95

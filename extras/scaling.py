@@ -116,10 +116,10 @@ def best_split(law, budget):
 def fit(points):
     """
     The law (E, A, a, B, b) for [(N, D, loss)]: all pairs of exponents in steps of 0.02 are tried, and the
-    best with E, A, B >= 0 is taken. For given exponents the law is linear in E, A and B: least squares. As
-    Hoffmann et al. do it, an error above 0.5 % counts by its size instead of its square (Huber's loss), so
-    that one run that went wrong does not bend the law: the least squares are repeated, and a larger error has
-    a smaller weight.
+    best with E, A, B >= 0 is taken. For given exponents the law is linear in E, A and B: least squares. An
+    error above 0.5 % counts by its size instead of its square (Huber's loss, as Hoffmann et al. have it, with
+    another threshold: theirs is 1e-3 of the loss's logarithm), so that one run that went wrong does not bend
+    the law: the least squares are repeated, and a larger error has a smaller weight.
     """
     N, D, loss = np.array(points, float).T
     best = (math.inf, None)
