@@ -61,15 +61,16 @@ def decode(data, path, encoding):
     except (UnicodeError, LookupError) as error:
         raise InputError(f"{path} cannot be read with --encoding={encoding}: {error}") from None
     # UTF-8 decodes in most encodings, as other text. In UTF-16 half of the bytes of ASCII are 0.
-    if not data.isascii() and data.count(0) * 4 <= len(data) and data.decode(errors="ignore").encode() == data:
+    is_utf8 = data.decode(errors="ignore").encode() == data and data.count(0) * 4 <= len(data)
+    if is_utf8 and not data.isascii() and not codecs.lookup(encoding).name.startswith("utf-8"):
         raise InputError(f"{path} is utf-8, not {encoding}: leave out --encoding")
     return text.replace("\r\n", "\n").removeprefix("\ufeff")
 
 
 def check_encoding(text, path, strict=True):
     """
-    InputError where a text that was read as UTF-8 is in another encoding. It names Windows' UTF-16 and China's
-    GB18030 (GBK). strict=False lets UTF-8 with a broken byte pass.
+    InputError where a text that was read as UTF-8 is in another encoding. It names Windows' UTF-16 and
+    China's GB18030 (GBK). strict=False lets UTF-8 with a broken byte pass.
     """
     if not re.search("[\0\udc80-\udcff]", text):
         return
@@ -138,7 +139,8 @@ def find_values(path, start, end, encoding):
             check_encoding(text, path)
             try:
                 value = json.loads(text)
-                yield from ((f"item {i}", v) for i, v in enumerate(value if type(value) is list else [value], 1))
+                items = value if isinstance(value, list) else [value]
+                yield from ((f"item {i}", item) for i, item in enumerate(items, 1))
                 return
             except (ValueError, RecursionError) as error:
                 if getattr(error, "msg", "") != "Extra data":  # which comes after a first line of JSON
