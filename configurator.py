@@ -1,19 +1,11 @@
 """
-What the scripts of the course share: options from the command line, errors in one sentence, and files
-that are written completely or not at all.
+What the scripts share: options from the command line, errors in one sentence, and files that are written
+completely or not at all. The idea is nanoGPT's configurator; that one runs the options with `exec`.
 
-The options of a script are its lower-case module-level globals. After them stands
-
-    given = override(globals())
-
-and from then on `--key=value` on the command line has replaced the global `key`. The type is that of the
+The options of a script are its lower-case module-level globals. After `given = override(globals())`, which
+follows them, `--key=value` on the command line has replaced the global `key`. The type is that of the
 default, and the comment on its line is the help text. What a comment has before its colon is checked: words
-joined by " | " (PATH among them stands for any file or folder that exists), or bounds.
-
-    init_from = "scratch"  # scratch | resume | PATH: where the model comes from
-    dropout = 0.0  # at least 0, below 1: probability
-
-The idea is nanoGPT's configurator. That one runs the options with `exec`; here argparse reads them.
+joined by " | " (PATH among them stands for any file or folder that exists), or "at least 0, below 1".
 """
 
 import argparse
@@ -36,41 +28,33 @@ class InputError(ValueError):
 
 def options(scope):
     """The options of a script, {name: value}: the lower-case globals that are numbers, texts or bools."""
-    return {k: v for k, v in scope.items() if k.islower() and type(v) in (bool, int, float, str)}
+    return {k: v for k, v in scope.items() if k[0].islower() and isinstance(v, (int, float, str))}
 
 
 def override(scope, commands=()):
     """
-    Replace the options in `scope` (a script's globals()) by those of the command line. Returns the ones that
-    were given, {name: value}.
-
-    With `commands` (names of functions in scope), the first word must be one of them; it is returned as
-    "command". A mistake ends the script with exit code 2. From here on an InputError ends it with its
-    sentence and exit code 1; every other exception keeps its traceback.
+    Replace the options in `scope` (a script's globals()) by those of the command line; returns those given.
+    With `commands`, its first word must be one of them, returned as "command". A mistake ends the script with
+    exit code 2; from here on an InputError does with its sentence and exit code 1.
     """
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # not every terminal has every character of a story
+        if hasattr(stream, "reconfigure"):  # Jupyter's have none
+            stream.reconfigure(errors="replace")  # not every terminal has every character of a story
     with open(scope["__file__"], encoding="utf-8") as f:
         comments = dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
-    parser = argparse.ArgumentParser(
-        usage=f"%(prog)s {'COMMAND ' if commands else ''}[--key=value ...]    (--help lists the options)",
-        description=scope["__doc__"],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.description = scope["__doc__"]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = f"%(prog)s {'COMMAND ' if commands else ''}[--key=value ...]    (--help lists the options)"
     if commands:
         parser.add_argument("command", choices=commands, metavar=" | ".join(commands))
     for key, value in options(scope).items():
         comment = comments.get(key, "")
-        parser.add_argument(
-            f"--{key}",
-            type=functools.partial(parse_value, default=value, comment=comment),
-            default=argparse.SUPPRESS,
-            **({"nargs": "?", "const": True} if type(value) is bool else {}),  # --key alone is True
-            metavar=repr(value).replace("%", "%%"),
-            help=comment.replace("%", "%%"),
-        )
+        parse = functools.partial(parse_value, default=value, comment=comment)
+        flag = {"nargs": "?", "const": True} if type(value) is bool else {}  # --key alone is True
+        explained = comment.replace("%", "%%")
+        parser.add_argument(f"--{key}", type=parse, metavar=repr(value), help=explained, **flag)
     given = vars(parser.parse_args())
     scope.update((k, v) for k, v in given.items() if k != "command")
     return given
@@ -80,29 +64,25 @@ def parse_value(text, default, comment):
     """An option's text as a value of its default's type. ArgumentTypeError says what the option expects."""
     kind = type(default)
     if kind in (int, float):
-        bounds = re.match(r"(at least|above) [^:]*", comment)
-        bounds = bounds.group() if bounds else ""
-        with contextlib.suppress(ValueError):
+        bounds = re.match(r"((at least|above) [^:]*)?", comment).group()
+        limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", bounds)
+        with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
-            limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", bounds)
             if math.isfinite(value) and all(BOUNDS[word](value, float(limit)) for word, limit in limits):
                 return value
         expected = f"a {'whole ' * (kind is int)}number{', ' * bool(bounds)}{bounds}"
-        raise argparse.ArgumentTypeError(f"expects {expected}, not {text!r}")
-    listed = re.match(r"\S+( \| \S+)+", comment)
-    words = listed.group().rstrip(":,;").split(" | ") if listed else []
-    if kind is bool:
-        words = ["True", "False"]
-    for word in words:
-        if text.lower() == word.lower() and word != "PATH":  # --compile=True is "true"
-            return word == "True" if kind is bool else word
-    if not words or text == default or ("PATH" in words and os.path.exists(text)):
-        return text
-    raise argparse.ArgumentTypeError(f"expects {' | '.join(words)}, not {text!r}")
+    else:
+        expected = "True | False" if kind is bool else comment.partition(":")[0]
+        words = expected.split(" | ") if " | " in expected else []
+        for word in words:
+            if text.lower() == word.lower() and word != "PATH":  # --compile=True is "true"
+                return word == "True" if kind is bool else word
+        if not words or text == default or ("PATH" in words and os.path.exists(text)):
+            return text
+    raise argparse.ArgumentTypeError(f"expects {expected}, not {text!r}")
 
 
 def print_input_error(error_type, error, trace):
-    """sys.excepthook of the scripts."""
     if error_type.__name__ == "OutOfMemoryError":  # torch's
         error = "out of memory: a smaller batch needs less"
     elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
@@ -119,8 +99,7 @@ def in_chinese():
 
 def first_line(error):
     """The first line of a library's error message, or the error's name where there is no message."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def import_optional(package, why):
@@ -128,22 +107,34 @@ def import_optional(package, why):
     try:
         return importlib.import_module(package)
     except ImportError:
-        name = package.split(".")[0]
-        raise InputError(f"{why} needs the package {name}: pip install {name}") from None
+        raise InputError(f"{why} needs a package: pip install {package.split('.')[0]}") from None
 
 
 def cpu_count():
     """How many processors this process may use, but 16 at most: a pool's process may hold a GB."""
-    affinity = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))  # Linux has it
-    return min(16, len(affinity(0)))
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@functools.cache  # a process asks as often as it likes
+def hold_folder(folder):
+    """
+    Keep a folder for this process until it ends, in whatever way. InputError where another process has it.
+    Windows and some network disks have no such locks: there it does nothing.
+    """
+    os.makedirs(folder, exist_ok=True)
+    try:
+        import fcntl
+
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"another run writes to {folder}: let it end, or give another --out_dir") from None
+    except (ImportError, OSError):
+        pass
 
 
 @contextlib.contextmanager
 def atomic_write(path, mode="w"):
-    """
-    Open `path`.tmp, flush it to the disk when the block ends, and rename it to `path` only then. After an
-    exception, a full disk or a power cut, `path` is the old file or the new one, never half of one.
-    """
+    """Open `path`.tmp, and rename it to `path` when all of it is on the disk: never is `path` half a file."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.tmp"
     try:

@@ -6,6 +6,7 @@ processes that train together. The scripts ask here once, at their start.
 import contextlib
 import os
 import re
+import sys
 
 import torch
 import torch.distributed as dist
@@ -16,60 +17,67 @@ from configurator import InputError, first_line
 # FLOP/s of dense matrix products in bfloat16 (T4: float16), from the makers' data sheets, by words of
 # the device's name; the first that matches counts.
 PEAK_FLOPS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-    "T4": 65e12,
-}
+    "B200": 2250e12, "H200 NVL": 835e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12,
+    "H100": 989e12, "H800 PCIe": 756e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
+    "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12, "T4": 65e12,
+}  # fmt: skip
 
 
 def find_device(name: str) -> str:
-    """'auto' -> 'cuda', 'mps' or 'cpu', the first that is there; another name is checked. InputError."""
+    """'auto' -> 'cuda', 'mps' or 'cpu', the first that works; another name is checked. InputError."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device={name} cannot be used here: {first_line(error)}") from None
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        for name in filter(there.get, there):
+            error = device_error(name)
+            if not error:
+                return name
+            print(f"not using {name}: {error}", file=sys.stderr)
+        return "cpu"
+    error = device_error(name)
+    if error:
+        raise InputError(f"--device={name} cannot be used here: {error}")
     return name
+
+
+def device_error(name: str) -> str:
+    """Why a device cannot compute, '' if it can. A GPU that torch has no kernels for is "available", too."""
+    try:
+        (torch.ones(1, device=name) + 1).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return first_line(error)
+    return ""
 
 
 def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
-def peak_flops(device_name: str):
-    """FLOP/s of a device in bfloat16, or None where it is unknown."""
-    for words, flops in PEAK_FLOPS.items():
-        if re.search(rf"\b{words}\b", device_name):  # whole words: an "L40" is no L4
-            return flops
-    return None
+def peak_flops(device_name: str, dtype="bfloat16"):
+    """FLOP/s of a device in a dtype of 16 bits, or None where it is unknown."""
+    if dtype == "float32" or re.search(r"\b(Laptop|Max-Q|D|Ti|SUPER|MIG)\b", device_name):  # a smaller chip
+        return None
+    whole_words = (f for words, f in PEAK_FLOPS.items() if re.search(rf"\b{words}\b", device_name))
+    return next(whole_words, None)  # an "L40" is no L4
 
 
 def find_dtype(name: str, device: str) -> str:
     """The dtype asked for, or one in which this device is faster. All are right; they differ in speed."""
     device_type = device.split(":")[0]
     if device_type == "cuda" and name == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "float16"  # a T4 only emulates bfloat16
+        return "float16"  # a T4 or V100 only emulates bfloat16
     if device_type == "cpu" and (name == "float16" or (name == "bfloat16" and not cpu_has_bf16())):
         return "float32"
     return name
 
 
 def cpu_has_bf16() -> bool:
-    """AVX512-BF16 or AMX: without them, bfloat16 products are several times slower than float32 ones."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """
+    AVX512-BF16, AMX, or ARM's bf16 (Graviton 3, Grace) with oneDNN, which uses it: without one of them,
+    bfloat16 products are several times slower than float32 ones.
+    """
+    has = torch.cpu.get_capabilities().get
+    arm = has("bf16") and torch.backends.mkldnn.is_available()
+    return bool(has("avx512_bf16") or has("amx_tile") or arm)
 
 
 def autocast(device: str, dtype: str):
@@ -91,9 +99,8 @@ def compile_error(device: str) -> str:
 def try_compile(model, choice: str, device: str):
     """
     torch.compile(model) for the choice 'true', and for 'auto' where that works and pays: on CUDA with Triton,
-    on a CPU with bfloat16 arithmetic and a C++ compiler. On a CPU without, products in float32 take nearly
-    all the time, and compiling gains nothing. Otherwise the model itself, and print0 says why. InputError
-    where 'true' cannot be had.
+    on a CPU with bfloat16 arithmetic and a C++ compiler (without, it is float32's products that take the
+    time). Otherwise the model itself, and print0 says why. InputError where 'true' cannot be had.
     """
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
         return model
@@ -114,11 +121,12 @@ def init_distributed(device: str):
     (rank, world size, device) of this process. Started by torchrun it joins the others, by NCCL on GPUs, of
     which it takes its own, and by gloo on CPUs; otherwise it is 0 of 1.
     """
-    device = find_device(device)
     if "RANK" not in os.environ:
-        return 0, 1, device
-    if device == "cuda":
+        return 0, 1, find_device(device)
+    if device in ("auto", "cuda", "cuda:0") and torch.cuda.is_available():  # cuda:0 is the tutorial's
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = find_device(device)
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return dist.get_rank(), dist.get_world_size(), device
@@ -126,5 +134,6 @@ def init_distributed(device: str):
 
 def print0(text):
     """Print a line, above the progress bar; of several processes only the first prints."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        tqdm.write(text)
+    with contextlib.suppress(OSError):  # a closed terminal, or a pipe that nobody reads, ends no training
+        if int(os.environ.get("RANK", 0)) == 0:
+            tqdm.write(text)

@@ -48,6 +48,9 @@ class ModelArgs:
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size", "max_seq_len"):
             if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= 1 << 24:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+        for name, least, most in (("norm_eps", 0, 1), ("dropout", 0, 1), ("rope_theta", 1, 1e30)):
+            if type(getattr(self, name)) not in (int, float) or not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a number from {least} to {most}")
         if self.dim % self.n_heads:
             raise ValueError(f"n_heads={self.n_heads} does not divide dim={self.dim}")
         if self.n_heads % self.n_kv_heads:
@@ -225,7 +228,9 @@ class Transformer(nn.Module):
         weights = {name.removeprefix("_orig_mod."): w for name, w in checkpoint["model"].items()}  # nanoGPT's
         weights.setdefault("output.weight", weights["tok_embeddings.weight"])
         shape = infer_shape(weights, checkpoint["model_args"].get("n_heads", 16))
-        model = cls(ModelArgs(**{**shape, **checkpoint["model_args"], **changes}))
+        args = {**shape, **checkpoint["model_args"], **changes}
+        args["tie_embeddings"] = args["tie_embeddings"] and shape["tie_embeddings"]  # the tensors know better
+        model = cls(ModelArgs(**args))
         model.load_state_dict(weights)
         return model
 

@@ -38,7 +38,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, cpu_count, import_optional, override
-from reader import get_text, read_values
+from reader import JSON_ENDINGS, get_text, parse, read_values
 from tinystories import CHAT_START, download_from_hub, encode_documents, write_shards
 from tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ show = 0  # at least 0: pretokenize_sft: first print so many chats, token by tok
 workers = cpu_count()  # at least 1: pretokenize, pretokenize_sft: processes
 num_texts = 6000  # at least 1: synthesize: how many, of some 300 tokens each
 num_chats = 20000  # at least 1: synthesize: how many, of some 90 tokens each
-seed = 42  # synthesize: another seed writes other texts
+seed = 42  # at least 0, below 4e9: synthesize: another seed writes other texts
 
 COMMANDS = ("download", "synthesize", "pretrain", "sft", "pretokenize", "pretokenize_sft")
 SEQ_MONKEY = "mobvoi_seq_monkey_general_open_corpus.jsonl"  # or packed, .tar.bz2
@@ -113,9 +113,8 @@ def synthesize():
     from extras.synthetic_sums import chats, texts
 
     paths = [f"{data_dir}/{name}" for name in SYNTHETIC]
-    present = list(filter(os.path.exists, paths))
-    if present:
-        raise InputError(f"{present[0]} is there already: use it as it is, or give another --data_dir")
+    if os.path.exists(paths[1]):  # the first alone is of a run that was killed
+        raise InputError(f"{paths[1]} is there already: use it as it is, or give another --data_dir")
     rng = random.Random(seed)
     write_jsonl(paths[0], ({"text": text} for text in texts(rng, num_texts)))
     write_jsonl(paths[1], ({"conversations": turns} for turns in chats(rng, num_chats)))
@@ -235,7 +234,9 @@ def convert_jsonl(command, convert):
     """Write a .jsonl of the values that convert makes of each value that is read."""
     source, target = io_paths(command)
     print(f"reading {source}")
-    archive = read_archive(source) if source.endswith(".tar.bz2") else None
+    archive = read_archive(source) if source.lower().endswith(".tar.bz2") else None
+    if archive and encoding != "utf-8":
+        raise InputError(f"--encoding={encoding}: an archive is read as UTF-8; unpack {source} first")
     converted = read_values(source, convert, limit=lines or None, encoding=encoding, lines=archive)
     write_jsonl(target, itertools.chain.from_iterable(tqdm(converted, "read", unit=" values")))
 
@@ -257,9 +258,9 @@ def read_archive(path):
     try:
         with tarfile.open(fileobj=bz2.open(path), mode="r|") as tar:
             for member in tar:
-                if member.isfile() and member.name.endswith((".jsonl", ".json")):
+                if member.isfile() and member.name.lower().endswith(JSON_ENDINGS):
                     for line in tar.extractfile(member):
-                        yield line.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+                        yield line.decode("utf-8", "surrogateescape")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{path} cannot be read to its end: {error}") from None
 
@@ -293,7 +294,7 @@ def split_file(path):
 
 def is_full_chunk(line):
     try:
-        return len(get_text(json.loads(line))) == CHUNK
+        return len(get_text(parse(line.decode("utf-8", "surrogateescape")))) == CHUNK
     except ValueError:
         return False
 

@@ -6,7 +6,8 @@
 #   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 7.5 minutes on 2 CPU cores
 #   bash quickstart.sh test          ruff and pytest
 #
-# Run again, it does only what is missing; a training that was interrupted resumes.
+# Run again, it does only what is missing. It may be stopped at any moment, in any way: Ctrl-C, a closed terminal,
+# a power cut. A training that was interrupted resumes, and ends as it would have.
 set -euo pipefail
 cd "$(dirname "$0")"
 mode=${1:-synthetic}
@@ -14,38 +15,49 @@ mode=${1:-synthetic}
 case $mode in synthetic | tinystories | chat | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, tinystories, chat, test)" >&2; exit 2 ;; esac
 
 run() {
-    local word
     printf '\n$'
-    for word; do
-        case $word in *[!a-zA-Z0-9_./=-]*) word="'$word'" ;; esac # what a shell would split is quoted
-        printf ' %s' "$word"
-    done
+    printf ' %q' "$@"
     printf '\n'
     "$@"
 }
+trap 'exit 130' INT # Ctrl-C ends a training early, and then all of this
 
-# 1. Python packages, in a virtual environment of their own
-[ -e .venv/bin/python ] || run "${PYTHON:-python3}" -m venv .venv
-. .venv/bin/activate
-wanted=requirements.txt
-[ "$mode" = test ] && wanted="requirements.txt extras/requirements.txt"
-for file in $wanted; do
+# Only one at a time. A quickstart.sh that is killed alone leaves its last command running, which has this folder, too.
+python=${PYTHON:-python3}
+exec 9<.
+take_folder() { "$python" -c "import fcntl; fcntl.flock(9, fcntl.LOCK_EX $1)" 2>/dev/null; }
+take_folder "| fcntl.LOCK_NB" || { echo "another quickstart.sh, or what is left of one, is at work here: waiting for it"; take_folder "" || true; }
+
+# 1. Python packages, in a virtual environment of their own; its activate is written last
+if ! { [ -x .venv/bin/python ] && [ -s .venv/bin/activate ]; }; then
+    run "$python" -m venv --clear .venv || { echo "quickstart.sh: this needs Python 3.10 or newer, with venv: on Debian, Ubuntu and WSL, sudo apt install python3-venv" >&2; exit 1; }
+fi
+export PATH="$PWD/.venv/bin:$PATH" # and not by activate, which knows only the place where the folder was made
+unset PYTHONHOME
+for file in requirements.txt extras/requirements.txt; do
+    [ "$file" = requirements.txt ] || [ "$mode" = test ] || continue
     installed=.venv/${file//\//-}
-    cmp -s "$file" "$installed" || run pip install --quiet --disable-pip-version-check -r "$file"
+    cmp -s "$file" "$installed" && continue
+    again=
+    [ ! -e .venv/unfinished ] || again=--ignore-installed # pip was killed: what it knows as installed may be half there
+    touch .venv/unfinished
+    run python -m pip install --quiet --disable-pip-version-check $again -r "$file"
     cp "$file" "$installed"
+    rm .venv/unfinished
 done
 
 if [ "$mode" = test ]; then
-    run ruff check .
+    run python -m ruff check .
     run python -m pytest --quiet
     exit
 fi
 
+device=$(python -c 'from devices import *; print(find_device("auto"), "-- CUDA:", device_error("cuda") or "works")')
+printf '\ndevice: %s\n' "$device"
+
 train() { # FOLDER OPTIONS: a new training, or the rest of one that was interrupted
-    local folder=$1
-    shift
-    if [ -e "$folder/last.pt" ] || [ -e "$folder/ckpt.pt" ]; then set -- --init_from=resume; fi
-    run python train.py --out_dir="$folder" "$@"
+    if [ -e "$1/last.pt" ] || [ -e "$1/ckpt.pt" ]; then set -- "$1" --init_from=resume; fi
+    run python train.py --out_dir="$1" "${@:2}"
 }
 
 if [ "$mode" = chat ]; then
@@ -63,7 +75,6 @@ if [ "$mode" = chat ]; then
     run python prepare_data.py pretokenize_sft --data_dir=$data --tokenizer=$data/tokenizer_k --max_seq_len=256
 
     # Pretraining, fine-tuning, the exam, the chat
-    trap 'exit 130' INT # Ctrl-C ends a training early, and then all of this
     train $out --vocab_source=$data/seq_monkey --max_iters=300 --eval_interval=100 "${size[@]}" "${recipe[@]}"
     train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=4800 --eval_interval=800 "${recipe[@]}"
     run python -m extras.exam --checkpoint=${out}_sft/ckpt.pt
@@ -73,7 +84,7 @@ fi
 
 # 2. A size and a length that fit the machine. The sizes of vocabularies are multiples of 64, since GPUs
 #    multiply in tiles of that size.
-if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+if [ "${device%% *}" = cuda ]; then
     vocab=4096
     size=(--dim=288 --n_layers=8 --n_heads=8 --n_kv_heads=4 --batch_size=64 --gradient_accumulation_steps=2)
     length=(--max_iters=2500 --warmup_iters=100 --eval_interval=500 --log_interval=10) # 82 million tokens

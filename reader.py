@@ -5,6 +5,7 @@ Text is UTF-8, with or without a byte order mark. Anything else is refused by it
 guessed encoding would be learned without a word. A value that cannot be used is left out, counted and named.
 """
 
+import codecs
 import collections
 import io
 import itertools
@@ -23,6 +24,12 @@ PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip",
     b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PAR1": "Parquet", b"%PDF": "PDF",
 }  # fmt: skip
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+COMMON_CHINESE = "[的一是不了在人有我你他这中大来上个国们到说和为可以会要好]"
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 END_OF_TEXT = "<|endoftext|>"
 MAX_REPORTED = 20  # values left out that are named, for each reason; those after them are only counted
 
@@ -32,44 +39,59 @@ def open_text(path, encoding="utf-8", start=0, end=None):
     try:
         file = open(path, "rb")
         head = file.peek(512)[:512]
-        if end is not None:
-            file.seek(start)
-            file = io.BytesIO(file.read(end - start))
-        with_mark = "utf-8-sig" if encoding == "utf-8" else encoding  # drops a byte order mark
-        stream = io.TextIOWrapper(file, with_mark, errors="surrogateescape")
     except FileNotFoundError:
         raise InputError(f"no file {path}") from None
-    except (OSError, LookupError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
     packed = [name for magic, name in PACKED.items() if head.startswith(magic)]
     if packed or head[257:262] == b"ustar":
         raise InputError(f"{path} is not text, but {(packed or ['tar'])[0]}: unpack or convert it first")
-    return stream
+    if encoding != "utf-8":
+        return io.StringIO(decode(file.read(), path, encoding))
+    if end is not None:
+        file.seek(start)
+        file = io.BytesIO(file.read(end - start))
+    return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
 
 
-def check_encoding(text, path, encoding="utf-8", strict=True):
+def decode(data, path, encoding):
+    """Bytes in another encoding than UTF-8 as a text. InputError if they are UTF-8, or not in it."""
+    try:
+        text = data.decode(encoding)
+    except (UnicodeError, LookupError) as error:
+        raise InputError(f"{path} cannot be read with --encoding={encoding}: {error}") from None
+    # UTF-8 decodes in most encodings, as other text. In UTF-16 half of the bytes of ASCII are 0.
+    if not data.isascii() and data.count(0) * 4 <= len(data) and data.decode(errors="ignore").encode() == data:
+        raise InputError(f"{path} is utf-8, not {encoding}: leave out --encoding")
+    return text.replace("\r\n", "\n").removeprefix("\ufeff")
+
+
+def check_encoding(text, path, strict=True):
     """
-    InputError where a text was not in this encoding. It names Windows' UTF-16 and China's GB18030 (GBK). Not
-    strict: only if it seems to be one of them, and not UTF-8 with a broken byte.
+    InputError where a text that was read as UTF-8 is in another encoding. It names Windows' UTF-16 and China's
+    GB18030 (GBK). strict=False lets UTF-8 with a broken byte pass.
     """
     if not re.search("[\0\udc80-\udcff]", text):
         return
     data = text.encode("utf-8", "surrogateescape")
-    chinese = len(re.findall("[\u4e00-\u9fff]", data.decode("gb18030", "ignore")))
-    valid = len(re.findall("[^\0-\x7f\udc80-\udcff]", text))
-    guess = "gb18030" if chinese > 4 * valid else ""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or data.count(0) * 4 > len(data):
-        guess = "utf-16"
-    if guess or (strict and re.search("[\udc80-\udcff]", text)):
-        seems = f", but seems to be {guess}: convert it, or give --encoding={guess}" if guess else ""
-        raise InputError(f"{path} is not {encoding}{seems}")
+    guess = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
+    high, valid = (len(re.findall(rb"[\x80-\xff]", d)) for d in (data, data.decode(errors="ignore").encode()))
+    common = len(re.findall(COMMON_CHINESE, data.decode("gb18030", "ignore")))
+    if data.count(0) * 4 > len(data):  # the other half of an ASCII character
+        guess = guess or ("utf-16-be" if data[::2].count(0) > data[1::2].count(0) else "utf-16-le")
+    elif valid * 2 < high < common * 60:
+        guess = guess or "gb18030"
+    if guess or (strict and high > valid):
+        seems = f", but seems to be {guess}" if guess else ""
+        advice = f"convert it, or where there is that option give --encoding={guess or 'NAME'}"
+        raise InputError(f"{path} is not utf-8{seems}: {advice}")
 
 
 def read_text(path, encoding="utf-8"):
     """The text of a file. InputError where it is not in that encoding."""
     with open_text(path, encoding) as f:
         text = f.read()
-    check_encoding(text, path, encoding)
+    check_encoding(text, path)
     return text
 
 
@@ -105,19 +127,18 @@ def read_values(path, convert, start=0, end=None, limit=None, encoding="utf-8", 
 
 def find_values(path, start, end, encoding):
     """(place, value) of each value in a file; a ValueError instead of a value that is no JSON."""
-    ending = path.lower().rpartition(".")[2]
-    if ending not in ("json", "jsonl", "ndjson"):
+    if not path.lower().endswith(JSON_ENDINGS):
         texts = read_text(path, encoding).split(END_OF_TEXT)
         yield from ((f"text {i}", text) for i, text in enumerate(texts, 1) if text.strip())
         return
     with open_text(path, encoding, start, end) as file:
-        lines = (line for line in file if not line.isspace())
-        first = next(lines, "")
-        if first.strip() == "[" or (ending == "json" and first.lstrip().startswith("[")):
+        first = next((line for line in file if not line.isspace()), "")
+        if first.strip() in ("[", "{") or (path.lower().endswith(".json") and first.lstrip().startswith("[")):
             text = first + file.read()
-            check_encoding(text, path, encoding)
+            check_encoding(text, path)
             try:
-                yield from ((f"item {i}", item) for i, item in enumerate(json.loads(text), 1))
+                value = json.loads(text)
+                yield from ((f"item {i}", v) for i, v in enumerate(value if type(value) is list else [value], 1))
                 return
             except (ValueError, RecursionError) as error:
                 if getattr(error, "msg", "") != "Extra data":  # which comes after a first line of JSON
@@ -131,15 +152,25 @@ def parse_lines(path, lines):
     for i, line in enumerate(lines, 1):
         check_encoding(line, f"{path}, line {i},", strict=False)
         try:
-            value = json.loads(line)
-            if re.search("[\udc80-\udcff]", line):
-                value = ValueError("not UTF-8")
-        except json.JSONDecodeError as error:
-            value = ValueError(error.msg)  # without the place, so that it can be counted
-        except (RecursionError, ValueError) as error:  # a number of more than 4,300 digits
-            value = ValueError(f"too deep or too long: {first_line(error)}")
+            value = parse(line)
+        except ValueError as error:
+            value = error
         if not line.isspace():
             yield f"line {i}", value
+
+
+def parse(line):
+    """The value of a line of JSON. ValueError says what is wrong, without the place: it is counted."""
+    if re.search("[\udc80-\udcff]", line):
+        raise ValueError("not UTF-8")
+    try:
+        return json.loads(line.removeprefix("\ufeff"))  # of a file with a mark that was joined
+    except json.JSONDecodeError as error:
+        raise ValueError(error.msg) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError:
+        raise ValueError("a number of too many digits") from None
 
 
 def get_text(item, key="text"):
@@ -150,6 +181,14 @@ def get_text(item, key="text"):
     if re.search("[\ud800-\udfff]", text):  # JSON can spell one
         raise ValueError("half a surrogate pair, which is no character")
     return text
+
+
+def has_types_of(value, example):
+    """Whether a value has the type of an example, and has all that is in it, if that is a dict."""
+    inner = example.items() if isinstance(example, dict) else ()
+    if type(value) is not type(example):
+        return False
+    return all(name in value and has_types_of(value[name], one) for name, one in inner)
 
 
 def read_checkpoint(path, mmap=False):

@@ -34,7 +34,7 @@ max_new_tokens = 256  # at least 1: tokens of the longest story
 temperature = 0.8  # at least 0: 0 takes the likeliest token, 1 is what the model has learned, above is wilder
 top_k = 300  # at least 0: only the k likeliest tokens; 0: all
 top_p = 0.95  # above 0, at most 1: only the likeliest tokens that make up this probability; 1: all
-seed = 1337  # at least 0: another seed writes another story
+seed = 1337  # at least 0, below 4e9: another seed writes another story
 device = "auto"  # auto is cuda, mps or cpu, the first that is there
 dtype = "auto"  # auto | float32 | bfloat16 | float16: of the weights; auto: bfloat16 where it is faster
 compile = False  # torch.compile the decoding step; worth it for many stories and long chats
@@ -48,15 +48,8 @@ class TextGenerator:
     such checkpoint, or where its tokenizer is missing or has another vocabulary.
     """
 
-    def __init__(
-        self,
-        checkpoint="output/ckpt.pt",
-        tokenizer_model_path=None,
-        seed=1337,
-        device="auto",
-        dtype="float32",
-        compile=False,
-    ):
+    def __init__(self, checkpoint="output/ckpt.pt", tokenizer_model_path=None, seed=1337, device="auto",
+                 dtype="float32", compile=False):  # fmt: skip
         last = os.path.join(os.path.dirname(checkpoint), "last.pt")
         if not os.path.exists(checkpoint) and os.path.exists(last):
             print(f"no {checkpoint} yet: taking {last}, the newest state of the run", file=sys.stderr)
@@ -68,9 +61,8 @@ class TextGenerator:
         self.device = find_device(device)
         self.model = Transformer.from_checkpoint(saved).to(self.device).eval()
         self.model.num_pieces = tok.n_words  # a vocabulary may be padded
-        vocab_size = self.model.args.vocab_size
-        if tok.n_words > vocab_size:
-            raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {vocab_size}")
+        if tok.n_words > (size := self.model.args.vocab_size):
+            raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {size}")
         for p in self.model.parameters():  # not the tables of RoPE, which need float32
             p.data = p.data.to(getattr(torch, dtype))
         if compile:
@@ -94,19 +86,14 @@ class TextGenerator:
         """Continue a list of ids; yields the num_samples new ids of each step, as a list."""
         idx = torch.tensor([ids] * num_samples, device=self.device)  # (B, T)
         settings = (max_new_tokens, temperature, top_k, top_p, self.stop_ids, self.generator)
-        for new in self.model.generate_stream(idx, *settings):
-            yield new.tolist()
+        yield from (new.tolist() for new in self.model.generate_stream(idx, *settings))
 
-    def sample(
-        self, start="Hello!", num_samples=3, max_new_tokens=256, temperature=1.0, top_k=300, top_p=None
-    ):
-        """num_samples texts that begin with `start`, written as one batch."""
+    def sample(self, start="Hello!", num_samples=3, *settings, **named_settings):
+        """num_samples texts that begin with `start`, written as one batch; for the settings see stream."""
         ids = self.encode(start)
-        rows = [list(ids) for _ in range(num_samples)]
-        for new in self.stream(ids, num_samples, max_new_tokens, temperature, top_k, top_p):
-            for row, token in zip(rows, new):
-                row.append(token)  # rows that have ended repeat BOS or EOS, which have no text
-        return [self.tokenizer.decode(row) for row in rows]
+        steps = [[i] * num_samples for i in ids]  # (T, B): a row that has ended repeats BOS, EOS: no text
+        steps += self.stream(ids, num_samples, *settings, **named_settings)
+        return [self.tokenizer.decode(list(row)) for row in zip(*steps)]
 
 
 class TextStreamer:
@@ -121,22 +108,18 @@ class TextStreamer:
         self.text = ""  # what is printed
         self.out = out or sys.stdout
 
-    def put(self, *new):
+    def put(self, *new, end=False):
         self.ids += new
         text = self.tokenizer.decode(self.ids)
         complete = text.rstrip("\ufffd")  # a part of a character decodes to these
-        if len(text) - len(complete) > 3:  # no character lacks so many bytes: they belong to the text
+        if end or len(text) - len(complete) > 3:  # no character lacks so many bytes: they belong to the text
             complete = text
-        self._print(complete)
+        print(complete[len(self.text) :], end="\n" if end else "", flush=True, file=self.out)
+        self.text = complete
 
     def end(self):
         """Print what is held back, and a line end."""
-        self._print(self.tokenizer.decode(self.ids))
-        print(file=self.out)
-
-    def _print(self, text):
-        print(text[len(self.text) :], end="", flush=True, file=self.out)
-        self.text = text
+        self.put(end=True)
 
 
 def main():

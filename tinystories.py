@@ -1,17 +1,12 @@
 """
 The data: from stories in JSON to batches of token ids, one command a stage.
 
-    python tinystories.py download        TinyStories, 1.5 GB, from a hub     -> data/TinyStories_all_data/
-    python tinystories.py download --small       or 22.5 MB of it             -> the same
+    python tinystories.py download        TinyStories from a hub: 1.5 GB      -> data/TinyStories_all_data/
     python tinystories.py synthesize      without a network: synthetic ones   -> the same
     python tinystories.py train_vocab     a sentencepiece BPE tokenizer       -> data/tok4096.model
     python tinystories.py pretokenize     the stories' ids, shard by shard    -> data/tok4096/
 
-`pretokenize` first runs what is missing, so it alone is enough. A text of your own:
-
-    python tinystories.py pretokenize --input_path=my.txt --data_dir=data_mine --vocab_size=1024
-    python train.py --data_dir=data_mine --vocab_size=1024
-
+`pretokenize` first runs what is missing, so it alone is enough. --input_path=my.txt takes a text of your own.
 A shard is token ids back to back (uint16, little-endian; uint32 above 65,536 ids), each story begun by BOS;
 llama2.c reads and writes the same. Shard 0 is for validation, everywhere and always: no tokenizer and no
 model learns from it. TinyStories: Eldan & Li 2023, arXiv:2305.07759.
@@ -21,7 +16,6 @@ import collections
 import contextlib
 import functools
 import glob
-import io
 import multiprocessing
 import os
 import re
@@ -29,17 +23,17 @@ import shutil
 import sys
 import tarfile
 import threading
-import zlib
-from array import array
 from concurrent.futures import ProcessPoolExecutor
 
+import huggingface_hub  # comes with tokenizers
 import numpy as np
+import sentencepiece
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
 from configurator import InputError, atomic_write, cpu_count, first_line, override, read_json, write_json
-from reader import get_text, read_values
+from reader import get_text, has_types_of, read_values
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
@@ -51,18 +45,20 @@ encoding = "utf-8"  # of that text: utf-8, gb18030, utf-16, ...
 small = False  # download: only the 22.5 MB
 num_shards = 10  # at least 1: train_vocab: how many shards to learn from, beginning with data01
 megabytes = 20.0  # above 0: synthesize: how much
-seed = 42  # synthesize: another seed tells other stories
+seed = 42  # at least 0, below 4e9: synthesize: another seed tells other stories
 workers = cpu_count()  # at least 1: processes
 
 COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
 LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
-STORIES = "TinyStories_all_data"
+STORIES = "TinyStories_all_data"  # dataNN.json in it, each a list of {"story": ...}
 SHARDS = 50  # as many as the original has
+COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}  # examples of what a meta.json holds
+META = {
+    "dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
+    "splits": {"val": COUNTS, "train": COUNTS},
+}  # fmt: skip
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
-
-
-# --------------------------------------------------------------------------------------------------------
-# stories: data/TinyStories_all_data/dataNN.json, each a list of {"story": ...}
+open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
 
 def download():
@@ -70,36 +66,33 @@ def download():
     name = "TinyStoriesV2-GPT4-valid.txt" if small else f"{STORIES}.tar.gz"
     with new_stories() as folder:
         path = download_from_hub("roneneldan/TinyStories", name, data_dir)
-        if small:
-            stories = [{"story": text.strip(), "source": "GPT-4"} for text in read_values(path, get_text)]
-            for i in range(SHARDS):
-                write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
-        else:
-            unpack(path, folder)
+        if not small:
+            return unpack(path, folder)
+        stories = [{"story": text.strip(), "source": "GPT-4"} for text in read_values(path, get_text)]
+        for i in range(SHARDS):
+            write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
 
 
 def unpack(path, folder):
-    """Unpack a .tar.gz; nothing in it can lead out of the folder."""
+    """Write the files of a .tar.gz into a folder. InputError for a name that could lead out of it."""
     try:
-        with tarfile.open(path) as tar:
-            if hasattr(tarfile, "data_filter"):
-                tar.extractall(folder, filter="data")
-            else:  # Python 3.10.11, 3.11.3 and older
-                files = [member for member in tar if member.isfile()]
-                for name in (member.name.removeprefix("./") for member in files):
-                    if not re.fullmatch(r"[\w.-]+", name):
-                        raise tarfile.TarError(f"{name} leads out of the folder")
-                tar.extractall(folder, files)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        with tarfile.open(path) as tar:  # extractall is as safe only from Python 3.10.12 and 3.11.4 on
+            for member in filter(tarfile.TarInfo.isfile, tar):
+                name = member.name.removeprefix("./")
+                if not re.fullmatch(r"[\w.-]+", name):
+                    raise tarfile.TarError(f"{name} leads out of the folder")
+                with open(f"{folder}/{name}", "wb") as f:
+                    shutil.copyfileobj(tar.extractfile(member), f)
+            if not glob.glob(f"{glob.escape(folder)}/data*.json"):
+                raise tarfile.TarError("it holds no stories")
+    except Exception as error:  # of tarfile, zlib and the disk
         raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
 
 
 def download_from_hub(repo, name, folder):
     """Get a file of a dataset from the Hugging Face hub, or the mirror that HF_ENDPOINT names; its path."""
-    from huggingface_hub import hf_hub_download  # comes with tokenizers
-
     try:
-        return hf_hub_download(repo, name, repo_type="dataset", local_dir=folder)
+        return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", local_dir=folder)
     except Exception as error:  # the hub, the connection and the disk each have errors of their own
         raise InputError(f"could not download {name} of {repo}: {first_line(error)}") from None
 
@@ -109,15 +102,12 @@ def synthesize():
     from extras.synthetic_stories import write_stories
 
     with new_stories() as folder:
-        write_stories(folder, SHARDS, seed, megabytes, workers)
+        write_stories(folder, SHARDS, seed, megabytes, workers, exit_with_parent)
 
 
 @contextlib.contextmanager
 def new_stories():
-    """
-    A folder to fill, which becomes data/TinyStories_all_data when all is written. InputError where that one
-    is there: no command replaces or deletes stories.
-    """
+    """A folder to fill, which becomes data/TinyStories_all_data when all is written, if there is none yet."""
     folder = f"{data_dir}/{STORIES}"
     if os.path.exists(folder):
         raise InputError(f"{folder} is there already: use it as it is, or give another --data_dir")
@@ -130,19 +120,19 @@ def new_stories():
 
 
 def ensure_stories():
-    """Have stories: the text of input_path, or those that are there, or TinyStories, or synthetic ones."""
+    """The files of stories: of input_path, or those that are there, or TinyStories, or synthetic ones."""
     if input_path:
         from extras.own_text import write_own_text
 
         write_own_text(input_path, text_key, encoding, f"{data_dir}/{STORIES}", num_shards + 1)
-    if story_files():
-        return
-    print(f"no stories in {data_dir}/{STORIES}: downloading TinyStories")
-    try:
-        download()
-    except InputError as error:
-        print(f"\n*** {error}\n*** Taking SYNTHETIC stories; for real ones: tinystories.py download\n")
-        synthesize()
+    elif not story_files():
+        print(f"no stories in {data_dir}/{STORIES}: downloading TinyStories")
+        try:
+            download()
+        except InputError as error:
+            print(f"\n*** {error}\n*** Taking SYNTHETIC stories; for real ones: tinystories.py download\n")
+            synthesize()
+    return story_files()
 
 
 def story_files():
@@ -154,83 +144,64 @@ def read_texts(path):
     return [text.strip() for text in read_values(path, lambda item: get_text(item, "story"))]
 
 
-# --------------------------------------------------------------------------------------------------------
-# tokenizer
-
-
 def train_vocab():
     """learn a BPE vocabulary of --vocab_size pieces from the stories"""
-    import sentencepiece
-
     if vocab_size == 0:
         raise InputError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
-    ensure_stories()
-    files = story_files()[1 : num_shards + 1]  # not the validation shard
+    if vocab_size < 270:
+        raise InputError(f"--vocab_size={vocab_size} has no room for 256 bytes, 3 special tokens and pieces")
+    files = ensure_stories()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
-    model = io.BytesIO()
+    # Where there are too many characters, the rarest become spaces here, and bytes in an encoded text.
+    characters = collections.Counter(c for path in files for text in read_texts(path) for c in text)
+    room = vocab_size - 259  # beside 256 bytes, <unk>, BOS and EOS; half of it is for pieces of several
+    to_space = {ord(c): " " for c, _ in characters.most_common()[room // 2 :] if len(characters) > room}
+    lines = (line for path in files for s in read_texts(path) for line in s.translate(to_space).splitlines())
+    # sentencepiece ignores lines of more than 4,192 bytes: cut them, at spaces if there are some.
+    parts = (part for line in lines for part in re.findall(r".{1,1000}(?!\S)|.{1,1000}", line))
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=vocabulary_lines(files),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocab_size,
-            self_test_sample_size=0,
-            character_coverage=1.0,
-            num_threads=workers,
-            split_digits=True,  # a number is its digits
-            allow_whitespace_only_pieces=True,
-            byte_fallback=True,  # a character without a piece is its bytes
-            unk_surface=r" \342\201\207 ",
-            normalization_rule_name="identity",  # the text stays as it is
-            minloglevel=2,
-        )
+        with atomic_write(tokenizer_path(), "wb") as f:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=parts,
+                model_writer=f,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                self_test_sample_size=0,
+                character_coverage=1.0,
+                num_threads=workers,
+                split_digits=True,  # a number is its digits
+                allow_whitespace_only_pieces=True,
+                byte_fallback=True,  # a character without a piece is its bytes
+                unk_surface=r" \342\201\207 ",
+                normalization_rule_name="identity",  # the text stays as it is
+                minloglevel=2,
+            )
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1] or f"the stories give no vocabulary of {vocab_size}"
         raise InputError(f"sentencepiece: {reason}") from None
-    with atomic_write(tokenizer_path(), "wb") as f:
-        f.write(model.getvalue())
     print(f"wrote {tokenizer_path()}")
-
-
-def vocabulary_lines(files):
-    """
-    The lines of stories to learn a vocabulary from. sentencepiece leaves out lines of more than 4,192 bytes,
-    so long ones are cut, at spaces if there are some. Where the vocabulary has no room for all characters,
-    the rarest become spaces here, and in an encoded text bytes: half of the room is for pieces of several.
-    """
-    characters = collections.Counter(c for path in files for text in read_texts(path) for c in text)
-    room = vocab_size - 259  # beside 256 bytes, <unk>, BOS and EOS
-    rare = characters.most_common()[room // 2 :] if len(characters) > room else []
-    rare_to_space = {ord(c): " " for c, _ in rare}
-    for path in files:
-        for line in "\n".join(read_texts(path)).translate(rare_to_space).splitlines():
-            yield from re.findall(r".{1,1000}(?!\S)|.{1,1000}", line) if len(line) > 1000 else [line]
 
 
 def tokenizer_path():
     return tokenizer or f"{data_dir}/tok{vocab_size}.model"
 
 
-# --------------------------------------------------------------------------------------------------------
-# shards
-
-
-def pretokenize(vocab_size=None):
+def pretokenize(num_pieces=None):
     """turn the stories into shards of token ids"""
-    if vocab_size is not None:  # called from Python, as the tutorial does
-        globals()["vocab_size"] = vocab_size
-    vocab_size = globals()["vocab_size"]
-    ensure_stories()
+    global vocab_size
+    vocab_size = vocab_size if num_pieces is None else num_pieces  # given from Python, as in the tutorial
+    files = ensure_stories()
     if not os.path.exists(tokenizer_path()):
         train_vocab()
     tok = Tokenizer(tokenizer_path())
     if vocab_size and tok.n_words != vocab_size:
         raise InputError(f"--vocab_size={vocab_size}, but {tok.name} has {tok.n_words} pieces")
     folder = shard_folder(vocab_size, "custom" if vocab_size else "llama2", data_dir)
-    jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(story_files())]
-    corpus = f"{data_dir}/{STORIES}/corpus.json"  # what is known of the stories as a whole
-    known = read_json(corpus) if os.path.exists(corpus) else {}
-    write_shards(folder, jobs, process_shard, tokenizer_path(), workers, **known)
+    jobs = [{"name": f"data{i:02}", "path": path} for i, path in enumerate(files)]
+    corpus = f"{data_dir}/{STORIES}/corpus.json"
+    limit = read_json(corpus).get("limit_bpb") if os.path.exists(corpus) else None  # of synthetic stories
+    extra = {"limit_bpb": limit} if limit else {}
+    write_shards(folder, jobs, process_shard, tokenizer_path(), workers, **extra)
 
 
 def process_shard(job, tok, dtype):
@@ -240,61 +211,47 @@ def process_shard(job, tok, dtype):
 
 
 def encode_documents(texts, tok, dtype, eos=False):
-    """
-    Texts -> the bytes of BOS, a text's ids, (EOS,) BOS, ..., and counts. A tokenizer without BOS ends each
-    text with EOS. InputError where it has neither: nothing would tell where a text ends.
-    """
+    """Texts -> the bytes of BOS, a text's ids, (EOS,) BOS, ..., and counts. Without BOS, EOS ends a text."""
     if tok.bos_id < 0 and tok.eos_id < 0:
         raise InputError(f"{tok.name} has neither BOS nor EOS to stand between two documents")
     encode = text_encoder(tok, dtype)
     begin = np.array([tok.bos_id] if tok.bos_id >= 0 else [], dtype).tobytes()
     end = np.array([tok.eos_id] if tok.bos_id < 0 or (eos and tok.eos_id >= 0) else [], dtype).tobytes()
-    counts = {"documents": 0, "bytes": 0}
-    parts = []
-    for text in texts:
-        parts += (begin, encode(text), end)
-        counts["documents"] += 1
-        counts["bytes"] += len(tok.normalize(text).encode("utf-8"))
-    ids = b"".join(parts)
-    return ids, {**counts, "tokens": len(ids) // np.dtype(dtype).itemsize}
+    texts = list(texts)
+    ids = b"".join(begin + encode(text) + end for text in texts)
+    size = sum(len(tok.normalize(text).encode("utf-8")) for text in texts)
+    return ids, {"documents": len(texts), "bytes": size, "tokens": len(ids) // np.dtype(dtype).itemsize}
 
 
 @functools.lru_cache(maxsize=1)  # a process keeps its words from one shard to the next
 def text_encoder(tok, dtype):
     """
-    A function from a text to its ids as bytes, the same ids as tok.encode(text).
-
-    sentencepiece's BPE never merges across a space, where no piece has a space inside. So a text is the
-    pieces of its words, end to end, and nearly every word has been encoded before.
+    A function from a text to the bytes of tok.encode(text). Where no piece has a space ("▁") inside it,
+    sentencepiece's BPE never merges across one: a text is the pieces of its words, most of them seen before.
     """
-
-    def encode(text):
-        return array({"uint16": "H", "uint32": "I"}[dtype], tok.encode(text)).tobytes()
-
+    encode = lambda text: np.array(tok.encode(text), dtype).tobytes()  # noqa: E731
     by_words = tok.kind == "sentencepiece" and tok.encode(" a  b ") == tok.encode("a") + tok.encode("b")
     if not by_words or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
         return encode
     encode_again = functools.lru_cache(maxsize=100_000)(encode)
     encode_word = lambda word: (encode_again if len(word) < 20 else encode)(word)  # noqa: E731
-    # "▁" is how sentencepiece writes a space; in a text it is rare
     return lambda text: encode(text) if "▁" in text else b"".join(map(encode_word, text.split(" ")))
 
 
 def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     """
-    Write a shard for each job, with a pool of processes, and meta.json, which says what they are; returns its
-    content. While sources and tokenizer stay the same, a shard is not made again: a killed run resumes.
+    Write a shard for each job, in a pool of processes, and meta.json, which says what they are, with extra;
+    returns it. While sources and tokenizer stay the same, a shard is not made again: a killed run resumes.
+    InputError where the folder holds shards that were not written here.
 
     jobs     [{"name": "data07", "path": a source file, ...}]
     process  process(job, tok, dtype) -> (ids, mask or None, counts), the first two as bytes, with a byte of
              mask for each id; counts has "documents", "bytes", "tokens", and any other counts
-    extra    goes into meta.json
-
-    InputError where the folder holds shards that were not written here.
     """
     tok = Tokenizer(tokenizer_path)
-    record = {
-        "sources": {os.path.basename(job["path"]): file_state(job["path"]) for job in jobs},
+    states = {job["path"]: os.stat(job["path"]) for job in jobs}
+    record = {  # where it differs from the last one, all shards are made again
+        "sources": {os.path.basename(path): [s.st_size, s.st_mtime_ns] for path, s in states.items()},
         "tokenizer": os.path.relpath(tokenizer_path, folder),  # the two may be moved together
         "tokenizer_fingerprint": tok.fingerprint(),
         "vocab_size": tok.n_words,
@@ -302,12 +259,12 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
         **extra,
     }
     path = f"{folder}/meta.json"
-    old_meta = read_json(path) if os.path.exists(path) else {}
-    if not old_meta and glob.glob(f"{glob.escape(folder)}/*.bin"):
+    old_meta = load_meta(path)
+    sizes = {name: os.path.getsize(f"{folder}/{name}") for name in glob.glob("*", root_dir=folder)}
+    if not old_meta and any(name.endswith(".bin") for name in sizes):
         raise InputError(f"{folder} holds shards, and no meta.json that says what they are: move them away")
-    old_shards = old_meta.get("shards", {})
-    shards = old_shards if record.items() <= old_meta.items() else {}
-    shards = {name: counts for name, counts in shards.items() if files_are_there(folder, name, counts)}
+    shards = old_meta.get("shards", {}) if record.items() <= old_meta.items() else {}
+    shards = {name: counts for name, counts in shards.items() if counts["files"].items() <= sizes.items()}
     missing = [job for job in jobs if job["name"] not in shards]
     if not missing and "splits" in old_meta:
         print(f"{folder} is up to date")
@@ -316,44 +273,25 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
         print(f"{folder} is of other text, or of another tokenizer, or not complete: making it again")
     meta = {**record, "unfinished": True, "shards": shards}
     write_json(path, meta)
+    for name in sizes:
+        if re.fullmatch(r"data\d+\.(bin|mask)", name) and name.split(".")[0] not in shards:
+            os.remove(f"{folder}/{name}")
     make = functools.partial(make_shard, process, tokenizer_path, record["dtype"], folder)
     with ProcessPoolExecutor(workers, initializer=exit_with_parent) as pool:
-        results = tqdm(pool.map(make, missing), "pretokenize", len(missing), unit="shard")
-        for job, counts in zip(missing, results):
+        for job, counts in zip(tqdm(missing, "pretokenize", unit="shard"), pool.map(make, missing)):
             shards[job["name"]] = counts
             write_json(path, meta)
-    for name in old_shards.keys() - shards.keys():  # of an earlier, larger corpus
-        for ending in old_shards[name]["files"]:
-            os.remove(f"{folder}/{name}{ending}")
-    meta = {**record, "splits": sum_splits(folder, shards), "shards": dict(sorted(shards.items()))}
+    first, *others = sorted(shards)
+    if not shards[first]["documents"]:
+        raise InputError(f"{folder}: there is no document in {first}, the part to validate on")
+    meta = {**record, "splits": {}, "shards": dict(sorted(shards.items()))}
+    for split, names in (("val", [first]), ("train", others)):
+        sums = {key: sum(shards[name][key] for name in names) for key in ("documents", "bytes", "tokens")}
+        numbers = ", ".join(f"{value:,} {key}" for key, value in sums.items())
+        print(f"{folder}, {split}: {numbers}, {sums['bytes'] / max(1, sums['tokens']):.2f} bytes per token")
+        meta["splits"][split] = sums
     write_json(path, meta)
     return meta
-
-
-def sum_splits(folder, shards):
-    """{"val": the counts of the first shard, "train": of the others}, which are printed, too."""
-    first, *others = sorted(shards)
-    splits = {}
-    for split, names in (("val", [first]), ("train", others)):
-        splits[split] = {key: sum(shards[n][key] for n in names) for key in ("documents", "bytes", "tokens")}
-        numbers = ", ".join(f"{value:,} {key}" for key, value in splits[split].items())
-        bytes_per_token = splits[split]["bytes"] / max(1, splits[split]["tokens"])
-        print(f"{folder}, {split}: {numbers}, {bytes_per_token:.2f} bytes per token")
-    if not splits["val"]["documents"]:
-        raise InputError(f"{folder}: there is no document in {first}, the part to validate on")
-    return splits
-
-
-def file_state(path):
-    """[size, time of the last change]: when a source's differs, its shards are made again."""
-    status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns]
-
-
-def files_are_there(folder, name, counts):
-    """Whether the files of a shard are there, with the sizes that they had."""
-    paths = {f"{folder}/{name}{ending}": size for ending, size in counts["files"].items()}
-    return all(os.path.exists(path) and os.path.getsize(path) == size for path, size in paths.items())
 
 
 def exit_with_parent():
@@ -362,42 +300,43 @@ def exit_with_parent():
     threading.Thread(target=lambda: parent.join() or os._exit(1), daemon=True).start()
 
 
-open_tokenizer = functools.cache(Tokenizer)  # each process of the pool opens it once
-
-
 def make_shard(process, tokenizer_path, dtype, folder, job):
     """Process a job and write its files, the .bin last; returns the counts. Runs in a process of the pool."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads inside each process are slower
     ids, mask, counts = process(job, open_tokenizer(tokenizer_path), dtype)
-    files = {ending: content for ending, content in ((".mask", mask), (".bin", ids)) if content}
+    files = {f"{job['name']}{end}": data for end, data in ((".mask", mask), (".bin", ids)) if data}
     if not files:
         tqdm.write(f"{job['path']}: there is no document for {job['name']}", file=sys.stderr)
-    for ending, content in files.items():
-        with atomic_write(f"{folder}/{job['name']}{ending}", "wb") as f:
+    for name, content in files.items():
+        with atomic_write(f"{folder}/{name}", "wb") as f:
             f.write(content)
-    return {**counts, "files": {ending: len(content) for ending, content in files.items()}}
+    return {**counts, "files": {name: len(content) for name, content in files.items()}}
 
 
-def shard_paths(folder):
-    """The paths of a folder's shards: dataNN.bin, of which the first is for validation, or nanoGPT's two."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    if {"train.bin", "val.bin"} <= set(names):
-        return [f"{folder}/val.bin", f"{folder}/train.bin"]
-    return [f"{folder}/{name}" for name in names if re.fullmatch(r"data\d+\.bin", name)]
+def load_meta(path):
+    """The content of a meta.json, or {} where there is none. InputError where pretokenize wrote no such."""
+    meta = read_json(path) if os.path.exists(path) else {}
+    right = has_types_of(meta, {name: META[name] for name in META.keys() & meta.keys()})
+    counts = meta.get("shards", {}).values() if right else ()
+    if not right or not all(has_types_of(c, {**COUNTS, "files": {}}) for c in counts):
+        raise InputError(f"{path} is broken: remove its folder, and run pretokenize again")
+    return meta
 
 
 def read_meta(folder, vocab_size=None):
-    """The meta.json of a folder of shards; a folder without is llama2.c's. InputError: other vocabulary."""
-    path = f"{folder}/meta.json"
-    meta = read_json(path) if os.path.exists(path) else {"dtype": "uint16"}
-    if meta.get("unfinished") or not shard_paths(folder):
-        makers = "tinystories.py for stories and text, prepare_data.py for Chinese"
-        raise InputError(f"no finished shards in {folder}: run pretokenize ({makers})")
-    if len(meta) == 1:
+    """meta.json of a folder (llama2.c has none), and its shards as "paths". InputError: other vocabulary."""
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    meta = {"dtype": "uint16", **load_meta(f"{folder}/meta.json")}
+    shards = [name for name in names if re.fullmatch(r"data\d+\.bin", name)]
+    if {"train.bin", "val.bin"} <= set(names):
+        shards = ["val.bin", "train.bin"]  # nanoGPT's
+    if meta.get("unfinished") or not shards:
+        raise InputError(f"no finished shards in {folder}: run pretokenize (Chinese: prepare_data.py's)")
+    if "meta.json" not in names:
         print_once(f"{folder} has no meta.json: taking its shards for llama2.c's or nanoGPT's, uint16")
     if vocab_size and meta.get("vocab_size", vocab_size) != vocab_size:
         raise InputError(f"{folder} holds ids of a vocabulary of {meta['vocab_size']}, not {vocab_size}")
-    return meta
+    return {**meta, "paths": [f"{folder}/{name}" for name in shards]}
 
 
 def shard_folder(vocab_size, vocab_source, data_dir="data"):
@@ -406,19 +345,12 @@ def shard_folder(vocab_size, vocab_source, data_dir="data"):
     return f"{data_dir}/{known[vocab_source]}" if vocab_source in known else vocab_source
 
 
-# --------------------------------------------------------------------------------------------------------
-# batches
-
-
 class PretokDataset(torch.utils.data.Dataset):
     """
-    The chunks of a split, read from memory-mapped shards: item i is (x, y), int64 of (max_seq_len,), where y
-    is x one token later. `len` is one epoch. In shards for fine-tuning y is -1 where there is nothing to
-    learn, and an item is (x, y, documents): which of the conversations in the row each token belongs to.
-
-    split         'train': all shards but the first; 'val' or 'test': the first
-    vocab_source  'custom': data/tok<vocab_size>; 'llama2': beside the stories; or a folder of shards
-    InputError where the shards are not what was asked for, or hold ids outside the vocabulary.
+    The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
+    i is (x, y), int64 of (max_seq_len,), where y is x one token later. `len` is one epoch. In shards for
+    fine-tuning y is -1 where there is nothing to learn, and an item is (x, y, documents): which conversation
+    of the row each token belongs to. InputError where the shards are not what was asked for.
     """
 
     def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337):
@@ -428,16 +360,15 @@ class PretokDataset(torch.utils.data.Dataset):
         self._order = {}
         self.folder = shard_folder(vocab_size, vocab_source, data_dir)
         self.meta = read_meta(self.folder, vocab_size)
-        row_len = self.meta.get("row_len")
-        self.masked = row_len is not None  # shards for fine-tuning
-        if self.masked and row_len != max_seq_len:
+        self.paths = self.meta["paths"][1:] if split == "train" else self.meta["paths"][:1]
+        self.masked = "row_len" in self.meta  # shards for fine-tuning
+        row_len = self.meta.get("row_len", max_seq_len)
+        if row_len != max_seq_len:
             raise InputError(f"{self.folder} has rows of {row_len}: give --max_seq_len={row_len}")
         self.stride = max_seq_len + self.masked  # chunks of running text share a token, rows do not
-        paths = shard_paths(self.folder)
-        self.paths = paths[1:] if split == "train" else paths[:1]
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
-        self.ends = np.cumsum([(len(ids) - (not self.masked)) // self.stride for ids in self.ids])
+        self.starts = np.cumsum([0, *((len(ids) - (not self.masked)) // self.stride for ids in self.ids)])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
@@ -451,26 +382,22 @@ class PretokDataset(torch.utils.data.Dataset):
         return numbers
 
     def __len__(self):
-        return int(self.ends[-1]) if self.paths else 0
+        return int(self.starts[-1])
 
     def __getitem__(self, i):
         if not 0 <= i < len(self):
             raise IndexError(i)
-        shard = int(np.searchsorted(self.ends, i, side="right"))
-        start = int(i - (self.ends[shard - 1] if shard else 0)) * self.stride
+        shard = int(np.searchsorted(self.starts, i, side="right")) - 1
+        start = int(i - self.starts[shard]) * self.stride
         chunk = slice(start, start + self.max_seq_len + 1)
         ids = self.ids[shard][chunk].astype(np.int64)  # (T + 1)
         if ids.max() >= self.vocab_size:
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
-        ids = torch.from_numpy(ids)
-        x = ids[:-1]
-        y = ids[1:]
+        x, y = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
         if not self.masked:
             return x, y
         mask = torch.from_numpy(self.masks[shard][chunk].astype(np.int64))
-        y = y.where(mask[1:] == LEARNED, -1)
-        documents = (mask == CHAT_START).cumsum(0)[:-1]
-        return x, y, documents
+        return x, y.where(mask[1:] == LEARNED, -1), (mask == CHAT_START).cumsum(0)[:-1]
 
     def __getitems__(self, positions):
         """What DataLoader(dataset, batch_size=8), the tutorial's call, reads: a shuffled epoch."""
@@ -503,9 +430,8 @@ class Task:
     @staticmethod
     def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):
         """
-        Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len) on `device`. start=N resumes after
-        N batches of this rank; the other arguments are PretokDataset's. num_workers, the tutorial's, is
-        ignored: a sequence takes 0.02 ms to read.
+        Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len) on `device`, from the `start`-th
+        of this rank on. num_workers, the tutorial's, is ignored: a sequence takes 0.02 ms to read.
         """
         dataset = PretokDataset(**dataset_kwargs)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

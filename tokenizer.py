@@ -50,8 +50,9 @@ class Tokenizer:
         self.kind = source.get("kind")
         self.name = source.get("name", "the checkpoint's tokenizer")
         # A stranger's checkpoint may name any file here, and extras/export.py writes them.
-        names = FILES.get(self.kind, ())
-        self.files = {name: source["files"][name] for name in names if name in source["files"]}
+        files = source.get("files")
+        names = FILES.get(str(self.kind), ()) if isinstance(files, dict) else ()
+        self.files = {name: files[name] for name in names if name in files}
         if not self.files or not all(isinstance(content, bytes) for content in self.files.values()):
             raise InputError(f"{self.name} is none that can be read here")
         self.template = None
@@ -61,15 +62,19 @@ class Tokenizer:
         else:
             self._open_folder()
         self.has_chat_format = self.chat_start_id >= 0 and self.chat_end_id >= 0
+        for i in {self.bos_id, self.eos_id, self.chat_start_id, self.chat_end_id} - {-1}:
+            if i in self.encode(f"{self.piece(i)} a{self.piece(i)}a"):  # a unigram model knows no better
+                raise InputError(f"{self.name} makes {self.piece(i)} of a text that says so")
 
     def _open_sentencepiece(self):
         import sentencepiece
 
         try:
             self.sp = sentencepiece.SentencePieceProcessor(model_proto=self.files["tokenizer.model"])
+            self.n_words = self.sp.vocab_size()
+            self.sp.encode("a")  # fails in an empty model
         except RuntimeError:
             raise InputError(f"{self.name} is not a sentencepiece model") from None
-        self.n_words = self.sp.vocab_size()
         self.bos_id = self.sp.bos_id()
         self.eos_id = self.sp.eos_id()
         self.pad_id = self.sp.pad_id()
@@ -79,21 +84,21 @@ class Tokenizer:
 
         try:
             self.tk = tokenizers.Tokenizer.from_str(self.files["tokenizer.json"].decode("utf-8"))
-            config = {}
-            for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second has the last word
-                config |= json.loads(self.files.get(name, b"{}").decode("utf-8-sig"))
+            names = ("tokenizer_config.json", "special_tokens_map.json")
+            config, tokens = (json.loads(self.files.get(name, b"{}").decode("utf-8-sig")) for name in names)
+            # Whose word is the last one, transformers decides so, too.
+            config = tokens | config if "added_tokens_decoder" in config else config | tokens
             self.template = config.get("chat_template")
             if "chat_template.jinja" in self.files:  # where transformers 5 puts it
                 self.template = self.files["chat_template.jinja"].decode("utf-8")
+            self.n_words = max(self.tk.get_vocab(with_added_tokens=True).values()) + 1
+            ids = [self._special_id(config.get(f"{name}_token")) for name in ("bos", "eos", "pad")]
+            self.bos_id, self.eos_id, self.pad_id = ids
         except Exception as error:  # the library, written in Rust, raises plain Exceptions
             raise InputError(f"{self.name} is not a tokenizer: {error}") from None
         self.tk.no_truncation()  # a tokenizer.json may ask for both
         self.tk.no_padding()
         self.tk.encode_special_tokens = True  # means: what spells a special token is text like any other
-        self.n_words = max(self.tk.get_vocab(with_added_tokens=True).values()) + 1
-        self.bos_id = self._special_id(config.get("bos_token"))
-        self.eos_id = self._special_id(config.get("eos_token"))
-        self.pad_id = self._special_id(config.get("pad_token"))
         special = {t.content: i for i, t in self.tk.get_added_tokens_decoder().items() if t.special}
         if isinstance(self.tk.decoder, tokenizers.decoders.ByteLevel):
             self.chat_start_id = special.get("<|im_start|>", -1)

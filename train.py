@@ -12,16 +12,17 @@ Writes output/ckpt.pt    the model with the lowest validation loss so far
     python train.py --init_from=output/ckpt.pt --eval_only              evaluate a checkpoint
     torchrun --standalone --nproc_per_node=4 train.py                   on 4 GPUs: the same global batches
 
-Ctrl-C, SIGTERM or a closed terminal ends the run after the current step and saves it (torchrun waits 30 s
-for that). A run that is killed at any moment resumes from its last saved step, and ends as an undisturbed
-one: on a CPU, in float32, with one process and one number of threads, to the bit. A step whose gradients are
-not finite changes nothing; three of them in a row end the run.
+Ctrl-C, SIGTERM or a closed terminal ends the run after the current step, and saves it (torchrun waits 30 s).
+A killed run resumes from its last saved step and ends as an undisturbed one: on a CPU, in float32, with one
+process and as many threads, to the bit. Steps without finite gradients are skipped; three in a row end it.
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -33,7 +34,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, options, override
+from configurator import InputError, atomic_write, first_line, hold_folder, options, override
 from devices import autocast, device_name, find_dtype, init_distributed, peak_flops, print0, try_compile
 from model import ModelArgs, Transformer, model_args_dict
 from reader import read_checkpoint
@@ -79,7 +80,7 @@ schedule = "cosine"  # cosine | wsd: down to 0 all the time, or constant and the
 device = "auto"  # auto is cuda, mps or cpu, the first that is there; or name one: cuda:1
 dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products, where the device is fast at it
 compile = "auto"  # auto | true | false: torch.compile; auto trains without where it does not work
-seed = 1337  # at least 0: of the weights, the order of the data, and dropout
+seed = 1337  # at least 0, below 4e9: of the weights, the order of the data, and dropout
 
 given = override(globals())
 config = options(globals())  # goes into the checkpoints
@@ -92,30 +93,31 @@ NOT_KEPT = ("init_from", "out_dir", "device", "eval_only")
 
 # --------------------------------------------------------------------------------------------------------
 # the run: a new one, or one that resumes
-
 rank, world_size, device = init_distributed(device)
-last_path = os.path.join(out_dir, "last.pt")
-best_path = os.path.join(out_dir, "ckpt.pt")
-log_path = os.path.join(out_dir, "log.jsonl")
-saved_runs = [path for path in (last_path, best_path, log_path) if os.path.exists(path)]
+all_reduce = dist.all_reduce if world_size > 1 else lambda tensor: None  # the sum over all processes
+last_path, best_path, log_path = (f"{out_dir}/{name}" for name in ("last.pt", "ckpt.pt", "log.jsonl"))
 resume = init_from == "resume"
-checkpoint = None
+checkpoint = {}  # empty for random weights
 if resume:
-    if not saved_runs or saved_runs[0] == log_path:
+    newest = last_path if os.path.exists(last_path) else best_path
+    if not os.path.exists(newest):
         raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
-    checkpoint = read_checkpoint(saved_runs[0])
-    if not {"config", "optimizer", "scaler"} <= checkpoint.keys():
-        raise InputError(f"{saved_runs[0]} holds no run: --init_from={saved_runs[0]} starts from its weights")
+    if rank == 0 and not eval_only:
+        hold_folder(out_dir)
+    checkpoint = read_checkpoint(newest)
+    if not {"config", "optimizer", "scaler"} <= checkpoint.keys() or type(checkpoint["config"]) is not dict:
+        raise InputError(f"{newest} holds no run: --init_from={newest} starts from its weights")
     for name, value in checkpoint["config"].items():
+        if type(config.get(name, value)) is not type(value):
+            raise InputError(f"{newest} is damaged: its --{name} is {value!r}")
         if name in FIXED and given.get(name, value) != value:
             raise InputError(f"the run in {out_dir} has --{name}={value}: another value needs a new run")
         if name in config and name not in given and name not in NOT_KEPT:
             globals()[name] = config[name] = value
-elif saved_runs and not eval_only:
+elif not eval_only and any(map(os.path.exists, (last_path, best_path, log_path))):
     raise InputError(f"{out_dir} holds a run: resume it with --init_from=resume, or give another --out_dir")
 elif init_from != "scratch":
     checkpoint = read_checkpoint(init_from)
-
 if gradient_accumulation_steps % world_size:
     needs = f"{world_size} processes need gradient_accumulation_steps to be a multiple of {world_size}"
     raise InputError(f"{needs}, not {gradient_accumulation_steps}")
@@ -126,33 +128,22 @@ if dtype != config["dtype"]:
 
 # --------------------------------------------------------------------------------------------------------
 # data
-
 folder = shard_folder(vocab_size, vocab_source, data_dir)
 meta = read_meta(folder, vocab_size if vocab_source == "custom" or "vocab_size" in given else None)
 vocab_size = meta.get("vocab_size", vocab_size)
 if not resume and "max_seq_len" not in given:
-    model_context = checkpoint["model_args"].get("max_seq_len") if checkpoint else None
-    max_seq_len = meta.get("row_len") or model_context or max_seq_len
-tok = None
-if checkpoint and checkpoint.get("tokenizer"):
-    tok = Tokenizer(checkpoint["tokenizer"])
-elif "tokenizer" in meta:
-    tok = Tokenizer(os.path.join(folder, meta["tokenizer"]))
+    max_seq_len = meta.get("row_len") or checkpoint.get("model_args", {}).get("max_seq_len") or max_seq_len
+source = checkpoint.get("tokenizer") or ("tokenizer" in meta and os.path.join(folder, meta["tokenizer"]))
+tok = Tokenizer(source) if source else None
 if tok and tok.fingerprint() != meta.get("tokenizer_fingerprint", tok.fingerprint()):
     raise InputError(f"the shards in {folder} were made by another tokenizer than {tok.name}")
-
 dataset_args = {"max_seq_len": max_seq_len, "vocab_size": vocab_size, "vocab_source": folder}
 num_chunks = {split: len(PretokDataset(split, **dataset_args)) for split in ("train", "val")}
-
-
-def iter_batches(split, start=0, seed=seed):
-    """Endless batches: inputs, targets and, in fine-tuning, documents; see Task.iter_batches."""
-    return Task.iter_batches(batch_size, device, start=start, split=split, seed=seed, **dataset_args)
-
+# endless batches of a split: inputs, targets and, in fine-tuning, documents
+iter_batches = functools.partial(Task.iter_batches, batch_size, device, **dataset_args)
 
 # --------------------------------------------------------------------------------------------------------
 # model and optimizer
-
 torch.manual_seed(seed)
 torch.set_float32_matmul_precision("high")  # TF32 on CUDA
 if checkpoint:
@@ -162,10 +153,11 @@ if checkpoint:
         raise InputError(f"the model has a vocabulary of {model_vocab}, but {folder} one of {vocab_size}")
 else:
     try:
-        args = ModelArgs(**{name: globals()[name] for name in (*SHAPE, "max_seq_len", "dropout")})
+        raw_model = Transformer(ModelArgs(**{k: globals()[k] for k in (*SHAPE, "max_seq_len", "dropout")}))
     except ValueError as error:
         raise InputError(str(error)) from None
-    raw_model = Transformer(args)
+if tok:
+    raw_model.num_pieces = tok.n_words  # what evaluate() prints has no id of the padding
 raw_model.to(device)
 if optimizer == "muon":
     from extras.muon import configure_muon
@@ -179,48 +171,36 @@ step = 0  # steps that are done; called iter_num in checkpoints, as in nanoGPT's
 best_val_loss = math.inf
 data_counts = {"splits": meta.get("splits"), "chunks": num_chunks}
 if resume:
-    step = checkpoint["iter_num"]
-    if checkpoint.get("data_counts", data_counts) == data_counts:
-        best_val_loss = checkpoint["best_val_loss"]
-    else:
-        print0(f"{folder} holds other data than at the last save: the best validation loss begins again")
     try:
+        step = int(checkpoint["iter_num"])
+        best_val_loss = float(checkpoint["best_val_loss"])
         opt.load_state_dict(checkpoint["optimizer"])
-    except ValueError:
-        raise InputError(f"{saved_runs[0]} has an {optimizer} of an older version: begin a new run") from None
-    if checkpoint["scaler"]:  # empty, if the run was in another dtype
-        scaler.load_state_dict(checkpoint["scaler"])
-    torch.set_rng_state(checkpoint["rng"]["torch"])
-checkpoint = None  # frees its memory
+        if checkpoint["scaler"]:  # empty, if the run was in another dtype
+            scaler.load_state_dict(checkpoint["scaler"])
+        torch.set_rng_state(checkpoint["rng"]["torch"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{newest} is damaged, or older than this train.py: {first_line(error)}") from None
+    print0(f"resuming {out_dir} at step {step}")
+    if checkpoint.get("data_counts", data_counts) != data_counts:
+        print0(f"{folder} holds other data than at the last save: the best validation loss begins again")
+        best_val_loss = math.inf
+del checkpoint  # frees its memory
 
-# The compiled model shares its weights with raw_model, which samples and is saved: so no checkpoint has
-# torch.compile's prefix `_orig_mod.` in its names.
 if device.startswith("cpu") and dtype == "bfloat16":
     from extras.causal_blocks import use_causal_blocks
 
     use_causal_blocks(raw_model)  # faster where the model is compiled, and elsewhere the same as without
+# It shares the weights of raw_model, which samples and is saved: no name there has the prefix `_orig_mod.`.
 model = try_compile(raw_model, compile, device)
-# On a CPU an evaluation takes less time than compiling the model once more, without gradients.
-eval_model = model if device.startswith("cuda") else raw_model
+eval_model = model if device.startswith("cuda") else raw_model  # a CPU evaluates sooner than it compiles
 if world_size > 1:
-    model = DistributedDataParallel(
-        model, [device] if device.startswith("cuda") else None, broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-    )  # fmt: skip
-
-tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
-epochs = max_iters * tokens_per_step / (num_chunks["train"] * max_seq_len)
+    model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 config |= {name: value for name, value in model_args_dict(raw_model.args).items() if name in config}
-print0(
-    f"{raw_model.num_params():,} parameters; {gradient_accumulation_steps} micro-batches x {batch_size} "
-    f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens per step; {max_iters:,} steps are "
-    f"{epochs:.1f} epochs; {device_name(device)}, {dtype}"
-)
-if resume:
-    print0(f"resuming {out_dir} at step {step}")
-
-# --------------------------------------------------------------------------------------------------------
-# the small functions
+tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
+epochs = max_iters * gradient_accumulation_steps * batch_size / num_chunks["train"]
+print0(f"{raw_model.num_params():,} parameters; {gradient_accumulation_steps} micro-batches x {batch_size} "
+       f"sequences x {max_seq_len} tokens = {tokens_per_step:,} tokens per step; {max_iters:,} steps are "
+       f"{epochs:.1f} epochs; {device_name(device)}, {dtype}")  # fmt: skip
 
 
 def get_lr(it):
@@ -243,17 +223,16 @@ def estimate_loss():
     # New batches of the training data at every evaluation, the same ones of the validation data.
     for split, order_seed in (("train", seed + 1 + step), ("val", seed)):
         # the loss summed over the targets, and their number; MPS has no float64
-        total = torch.zeros(2, device=device, dtype=torch.float32 if device == "mps" else torch.float64)
+        precise = torch.float32 if device.startswith("mps") else torch.float64
+        total = torch.zeros(2, device=device, dtype=precise)
         num_batches = min(eval_iters, max(1, num_chunks[split] // batch_size))
-        for _, batch in zip(range(rank, num_batches, world_size), iter_batches(split, seed=order_seed)):
+        for _, batch in zip(range(rank, num_batches, world_size), iter_batches(split=split, seed=order_seed)):
             with autocast(device, dtype):
                 loss = eval_model(*batch)
             count = (batch[1] >= 0).sum()
             total += torch.stack((loss * count, count))
-        if world_size > 1:
-            dist.all_reduce(total)
+        all_reduce(total)
         losses[f"{split}_loss"] = (total[0] / total[1]).item()
-    raw_model.train()
     if "splits" in meta:  # nats per token -> bits per byte, which do not depend on the tokenizer
         val = meta["splits"]["val"]
         losses["val_bpb"] = losses["val_loss"] / math.log(2) * val["tokens"] / val["bytes"]
@@ -271,11 +250,9 @@ def evaluate():
     if rank == 0 and tok:  # a story from nothing but BOS; the run's own random numbers stay as they are
         generator = torch.Generator(device).manual_seed(seed)
         start = torch.tensor([[tok.bos_id if tok.bos_id >= 0 else tok.eos_id]], device=device)
-        stop_ids = {tok.bos_id, tok.eos_id}
-        raw_model.eval()
+        settings = (min(120, max_seq_len), 0.8, None, 0.9, {tok.bos_id, tok.eos_id}, generator)
         with autocast(device, dtype):
-            ids = raw_model.generate(start, min(120, max_seq_len), 0.8, None, 0.9, stop_ids, generator)
-        raw_model.train()
+            ids = raw_model.generate(start, *settings)
         print0("    " + tok.decode(ids[0].tolist()).replace("\n", "\n    "))
     if step > 0 and (losses["val_loss"] < best_val_loss or always_save_checkpoint):
         best_val_loss = min(best_val_loss, losses["val_loss"])
@@ -283,7 +260,8 @@ def evaluate():
     if rank == 0:
         from extras.plot import try_draw
 
-        try_draw(log_path, os.path.join(out_dir, "loss.png"))
+        try_draw(log_path, f"{out_dir}/loss.png")
+    raw_model.train()
 
 
 def save_checkpoint(path):
@@ -292,53 +270,33 @@ def save_checkpoint(path):
         return
     if step > 0:
         os.fsync(log_file.fileno())  # the log of the steps that are saved must survive a power cut, too
-    checkpoint = {
-        "model": raw_model.state_dict(),
-        "model_args": model_args_dict(raw_model.args),
-        "config": config,
-        "iter_num": step,
-        "best_val_loss": best_val_loss,
-        "data_counts": data_counts,
-        "optimizer": opt.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rng": {"torch": torch.get_rng_state()},
-        "tokenizer": tok.state() if tok else None,
-    }
     with atomic_write(path, "wb") as f:
-        torch.save(checkpoint, f)
-
-
-def open_log():
-    """The log to append to. Of a run that resumes, rows of steps that will be done again are dropped."""
-    rows = []
-    if resume and os.path.exists(log_path):
-        with open(log_path, encoding="utf-8") as f:
-            rows = [line for line in f if line.endswith("}\n") and json.loads(line)["step"] < step]
-    with atomic_write(log_path) as f:
-        f.writelines(rows)
-    return open(log_path, "a", encoding="utf-8")
+        torch.save({
+            "model": raw_model.state_dict(), "model_args": model_args_dict(raw_model.args), "config": config,
+            "tokenizer": tok.state() if tok else None, "data_counts": data_counts,
+            "iter_num": step, "best_val_loss": best_val_loss, "rng": {"torch": torch.get_rng_state()},
+            "optimizer": opt.state_dict(), "scaler": scaler.state_dict(),
+        }, f)  # fmt: skip
 
 
 def log(row):
     if rank == 0:
         row = {key: x if math.isfinite(x) else None for key, x in row.items()}  # JSON has no NaN
-        log_file.write(json.dumps(row) + "\n")
-        log_file.flush()
+        print(json.dumps(row), file=log_file)
 
 
 def on_signal(number, _):
     signals.append(number)
-    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-    try:
+    # A second one ends the process at once; but a closed terminal sends two, by the shell and by the system.
+    hangup = number == getattr(signal, "SIGHUP", None)
+    signal.signal(number, signal.SIG_IGN if hangup else signal.SIG_DFL)
+    progress.disable = True  # a closed terminal, or a pipe whose reader is gone, would end the run here
+    with contextlib.suppress(OSError):
         os.write(2, b"\nstopping after this step; a second signal stops at once\n" * (rank == 0))
-    except OSError:  # the terminal is closed: what is printed from here on goes nowhere
-        for stream in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 # --------------------------------------------------------------------------------------------------------
 # the loop
-
 if eval_only or step >= max_iters:
     if eval_only:
         print0(json.dumps({"step": step, **estimate_loss()}))
@@ -349,21 +307,28 @@ if eval_only or step >= max_iters:
     sys.exit(0)
 if rank == 0:
     if not resume:
-        if os.path.exists(last_path):  # of a run that has begun since this one looked
+        hold_folder(out_dir)
+        if os.path.exists(last_path):  # of a run that has ended since this one looked
             raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
-    log_file = open_log()
-signals = []
-for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-    if signal.getsignal(number) != signal.SIG_IGN:  # nohup lets SIGHUP be ignored
-        signal.signal(number, on_signal)
+    with open(log_path, "a+", encoding="utf-8") as f:
+        f.seek(0)  # rows of steps that will be done again are dropped
+        found = [(re.match(r'{"step": (\d+), .*}\n', line), line) for line in f]
+        rows = [line for match, line in found if match and int(match[1]) < step]
+    with atomic_write(log_path) as f:
+        f.writelines(rows)
+    log_file = open(log_path, "a", buffering=1, encoding="utf-8")  # a killed run's log ends with a whole line
 
-batches = iter_batches("train", start=step * grad_accum_steps)
+batches = iter_batches(split="train", seed=seed, start=step * grad_accum_steps)
 stop = False
 skipped_in_a_row = torch.zeros((), device=device)  # steps whose gradients were not finite
 began = t0 = time.perf_counter()
 first_step = timed_from = next_check = step
 progress = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
+signals = []
+for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(number) != signal.SIG_IGN:  # nohup lets SIGHUP be ignored
+        signal.signal(number, on_signal)
 while True:
     # An evaluation takes all processes, saving the first. Their time does not count.
     finished = step >= max_iters
@@ -384,8 +349,7 @@ while True:
     # device: it computes while Python prepares the next step, and only a logged step waits for it.
     micro_batches = [next(batches) for _ in range(grad_accum_steps)]
     num_targets = sum((y >= 0).sum() for _, y, *_ in micro_batches)
-    if world_size > 1:
-        dist.all_reduce(num_targets)
+    all_reduce(num_targets)
     step_loss = torch.zeros((), device=device)
     for i, (x, y, *documents) in enumerate(micro_batches):
         if dropout:  # seeded by the position in the data, so that a resumed run drops the same units
@@ -403,24 +367,24 @@ while True:
     lr = get_lr(step)
     for group in opt.param_groups:
         group["lr"] = lr
-    if not (device == "mps" and opt.found_inf):  # the optimizers of MPS do not know found_inf
+    if not (device.startswith("mps") and opt.found_inf):  # the optimizers of MPS do not know found_inf
         opt.step()
     scaler.update()
     raw_model.zero_grad(set_to_none=True)
 
     # The log. Reading the numbers waits for the device.
     if step % log_interval == 0:
-        if world_size > 1:
-            dist.all_reduce(step_loss)
+        all_reduce(step_loss)
         loss, grad_norm, num_skipped = torch.stack((step_loss, grad_norm, skipped_in_a_row)).tolist()
         tok_per_s = (step + 1 - timed_from) * tokens_per_step / (time.perf_counter() - t0)
         t0 = time.perf_counter()
         timed_from = step + 1
         row = {"step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
         log({**row, "tok_per_s": round(tok_per_s), "tokens": (step + 1) * tokens_per_step})
-        mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak_flops(device_name(device)), max_seq_len)
-        mfu_text = f", MFU {mfu:.1%}" if mfu else ""
-        progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {tok_per_s:,.0f} tok/s{mfu_text}")
+        peak = peak_flops(device_name(device), dtype)
+        mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak, max_seq_len)
+        speed = f"{tok_per_s:,.0f} tok/s" + (f", MFU {mfu:.1%}" if mfu else "")
+        progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {speed}")
         if num_skipped:
             print0(f"step {step}: loss {loss}, gradient norm {grad_norm}: skipped")
         if num_skipped >= (40 if dtype == "float16" else 3):  # float16's scaler searches for its scale
@@ -431,20 +395,19 @@ while True:
     if world_size == 1:
         stop = bool(signals)
     elif step >= next_check:
-        seconds_per_step = (time.perf_counter() - began) / (step + 1 - first_step)
-        answers = torch.tensor([len(signals), seconds_per_step], device=device)
+        answers = torch.tensor([len(signals), time.perf_counter() - began], device=device)
         dist.all_reduce(answers, dist.ReduceOp.MAX)
-        num_signals, seconds_per_step = answers.tolist()
+        num_signals, seconds = answers.tolist()
         stop = num_signals > 0
-        next_check = step + 1 + int(2 / seconds_per_step)
+        next_check = step + 1 + int(2 * (step + 1 - first_step) / seconds)
     step += 1
     progress.update()
 
 progress.close()
-if stop:
-    print0(f"stopped after {step} steps; to resume: python train.py --init_from=resume --out_dir={out_dir}")
-else:
+if finished:
     print0(f"finished: {step} steps, best validation loss {best_val_loss:.4f}, {best_path}")
+else:
+    print0(f"stopped after {step} steps; to resume: python train.py --init_from=resume --out_dir={out_dir}")
 if world_size > 1:
     dist.barrier()  # a process that leaves while another still works may end with an abort
     dist.destroy_process_group()

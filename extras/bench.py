@@ -252,7 +252,8 @@ def train():
     with torch.device("meta"):
         model = Transformer(model_args())
     for name, values in rates.items():
-        mfu = model.estimate_mfu(statistics.median(values), peak_flops(device_name(device)), max_seq_len)
+        peak = peak_flops(device_name(device), dtype)
+        mfu = model.estimate_mfu(statistics.median(values), peak, max_seq_len)
         if mfu:
             notes[name]["MFU"] = round(mfu, 3)
     return report("train", rates, notes)

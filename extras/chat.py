@@ -69,7 +69,8 @@ def chat_loop(generator, system, question, settings):
         return
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 -- from here on, input() can edit the line and recall earlier ones
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    if hasattr(sys.stdin, "reconfigure"):  # Jupyter's has none
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     if sys.stdin.isatty():
         print(GREETING[in_chinese()])
     while True:

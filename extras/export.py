@@ -5,8 +5,9 @@ Reads  a checkpoint of ours or of llama2.c's, a folder of transformers' (LlamaFo
 Writes one of
 
     hf           a folder that AutoModelForCausalLM and AutoTokenizer load; needs pip install transformers
-    llama2c      .bin of version 0, float32, for llama2.c's run.c; tokenizer.bin beside it
-    llama2c_q80  .bin of version 2, int8, for llama2.c's runq.c; tokenizer.bin beside it
+    llama2c      .bin of version 0, float32, for llama2.c's run.c, and a tokenizer: tokenizer.bin beside
+                 model.bin, story.tokenizer.bin beside story.bin
+    llama2c_q80  .bin of version 2, int8, for llama2.c's runq.c, and a tokenizer
     gguf         float16, for llama.cpp, Ollama and LM Studio; needs pip install gguf
     gguf_q8_0    the same with int8 matrices
     ckpt         a checkpoint for sample.py, and for train.py --init_from=PATH
@@ -16,27 +17,31 @@ Writes one of
     python -m extras.export --export_format=ckpt --checkpoint=stories15M.bin --tokenizer=tokenizer.model
     python -m extras.export --export_format=ckpt --checkpoint=SmolLM2-135M      to output/imported.pt
 
-load_weights() makes three things of whatever it reads: args (ModelArgs), weights ({our name: tensor}, in the
-dtype that they have there) and tok (a Tokenizer or None). Each write_... function takes these and a path.
+load_weights() makes four things of whatever it reads: args (ModelArgs), weights ({our name: tensor}, in the
+dtype that they have there), tok (a Tokenizer or None) and stop_ids (ids that end a text, besides tok's). Each
+write_... function takes these and a path. What the other program would understand otherwise than this one is
+refused before anything is written.
 """
 
-import contextlib
+import dataclasses
 import functools
 import math
 import os
-import shutil
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from configurator import InputError, atomic_write, first_line, import_optional, override, read_json
+from configurator import InputError, atomic_write, first_line, import_optional, override
 from extras import gguf_export
+from extras.hf_folder import CONFIG_NAMES, check_folder, check_stop_ids, read_config, replace_folder
 from extras.hf_tokenizer import tokenizer_files
+from extras.tokenizer_check import tokenizer_beside
 from model import ModelArgs, Transformer, model_args_dict, precompute_freqs_cis
 from reader import read_checkpoint
-from tokenizer import FOLDER_FILES, Tokenizer
+from tokenizer import Tokenizer
 
 checkpoint = "output/ckpt.pt"  # what to convert: a checkpoint, a folder of transformers', or a .bin
 export_format = "hf"  # hf | llama2c | llama2c_q80 | gguf | gguf_q8_0 | ckpt: what to convert it to
@@ -55,17 +60,6 @@ BLOCK_NAMES = [
     ("feed_forward.w2", "mlp.down_proj", "ffn_down"),
     ("feed_forward.w3", "mlp.up_proj", "ffn_up"),
 ]
-CONFIG_NAMES = {  # ModelArgs' names and LlamaConfig's
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "vocab_size": "vocab_size",
-    "hidden_dim": "intermediate_size",
-    "norm_eps": "rms_norm_eps",
-    "max_seq_len": "max_position_embeddings",
-    "tie_embeddings": "tie_word_embeddings",
-}
 LLAMA2C_MAGIC = 0x616B3432  # "ak42", with which all versions but 0 begin
 
 
@@ -125,33 +119,40 @@ def reorder(name, w, args, how):
 
 def load_weights(path, tokenizer_path=""):
     """
-    (args, weights, tok) of the model at `path`. InputError says what is wrong with it, or what in it
-    model.py cannot represent.
+    (args, weights, tok, stop_ids) of the model at `path`. InputError says what is wrong with it, or what in
+    it model.py cannot represent.
     """
     if not os.path.exists(path):
         raise InputError(f"there is no checkpoint at {path}: train one with python train.py")
-    if os.path.isdir(path):
-        args, weights, tok = load_hf(path)
-    elif path.endswith(".bin"):
-        args, weights, tok = load_llama2c(path)
-    else:
-        args, weights, tok = load_ckpt(path)
+    load = load_hf if os.path.isdir(path) else load_llama2c if path.endswith(".bin") else load_ckpt
+    args, weights, tok, stop_ids = load(path)
     if tokenizer_path:
         tok = Tokenizer(tokenizer_path)
     if tok and tok.n_words > args.vocab_size:
         raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {args.vocab_size}")
-    return args, weights, tok
+    return args, weights, tok, stop_ids
+
+
+def without_padding(args, weights, tok):
+    """
+    (args, weights) without the ids that have no piece: a vocabulary may be padded, since matrices of round
+    sizes are faster. These ids are never to be sampled. The other logits do not depend on them.
+    """
+    if not tok or tok.n_words == args.vocab_size:
+        return args, weights
+    tables = ("tok_embeddings.weight", "output.weight")
+    cut = {name: weights[name][: tok.n_words] for name in tables if name in weights}
+    print(f"ids without a piece, {tok.n_words} to {args.vocab_size - 1}, are left out")
+    return dataclasses.replace(args, vocab_size=tok.n_words), weights | cut
 
 
 def load_ckpt(path):
-    """A checkpoint of ours or of llama2.c's. Mapped: the system reads a tensor when it is used."""
-    saved = read_checkpoint(path, mmap=True)
-    if not isinstance(saved, dict) or "model" not in saved or "model_args" not in saved:
-        raise InputError(f"{path} is not a checkpoint: it has no model and model_args")
-    args = Transformer.from_checkpoint(saved).args  # torch's error names the weights that do not fit
+    """A checkpoint of ours or of llama2.c's. Mapped, where it can be: a tensor is read when it is used."""
+    saved = read_checkpoint(path, mmap=zipfile.is_zipfile(path))
+    args = Transformer.from_checkpoint(saved).args
     weights = {name.removeprefix("_orig_mod."): w for name, w in saved["model"].items()}
     tok = Tokenizer(saved["tokenizer"]) if saved.get("tokenizer") else None
-    return args, weights, tok
+    return args, weights, tok, check_stop_ids(saved.get("stop_ids", []), path)
 
 
 def load_llama2c(path):
@@ -168,10 +169,14 @@ def load_llama2c(path):
         if magic == LLAMA2C_MAGIC:
             raise InputError(f"{path} is a llama2.c .bin of version {version}: only version 0 is read")
         dim, hidden, layers, heads, kv_heads, vocab, context = struct.unpack("<7i", header)
-        if min(dim, hidden, layers, heads, kv_heads, abs(vocab), context) < 1 or 4 * dim * layers > size:
-            raise InputError(f"{path} is not a llama2.c .bin: its header describes no model")
+        block = 4 * (2 * dim * dim + 3 * dim * hidden)  # bytes of most of its matrices
         shape = (dim, layers, heads, kv_heads, abs(vocab), hidden)
-        args = ModelArgs(*shape, max_seq_len=context, tie_embeddings=vocab > 0)
+        try:
+            if min(dim, hidden, layers, kv_heads) < 1 or layers * block > size:
+                raise ValueError
+            args = ModelArgs(*shape, max_seq_len=context, tie_embeddings=vocab > 0)
+        except ValueError:
+            raise InputError(f"{path} is not a llama2.c .bin: its header describes no model") from None
         with torch.device("meta"):  # shapes without numbers
             shapes = {name: w.shape for name, w in Transformer(args).state_dict().items()}
         tables = 4 * context * (dim // heads)  # bytes of RoPE's cosines and sines
@@ -185,79 +190,66 @@ def load_llama2c(path):
             weights[name] = torch.from_numpy(w).view(shapes[name])
             if name == "norm.weight":
                 f.seek(tables, os.SEEK_CUR)
-    return args, weights, None
+    return args, weights, None, []
 
 
 def load_hf(folder):
-    """A folder of transformers' LlamaForCausalLM."""
-    if not Path(folder, "config.json").exists():
-        raise InputError(f"{folder} is not a model of transformers': it holds no config.json")
+    """
+    A folder of transformers' LlamaForCausalLM. Whether the head is the embedding table is found out from the
+    tensors: a config.json that says "tied" beside a head of its own, as after merging an adapter, is wrong.
+    """
+    args, config, stop_ids = read_config(folder)
+    may_be_tied = config.tie_word_embeddings
+    config.tie_word_embeddings = False  # or transformers would not read the head
     transformers = import_optional("transformers", f"{folder}, a folder,")
-    saved_config = read_json(Path(folder, "config.json"))
-    model_type = saved_config.get("model_type")
-    name = (saved_config.get("architectures") or [model_type])[0]
-    if model_type != "llama" or name not in ("LlamaForCausalLM", "llama"):
-        raise InputError(f"{folder} is a {name}: only LlamaForCausalLM has the shape of model.py")
-    config = transformers.LlamaConfig.from_dict(saved_config)
-    refuse_other_models(config, folder)
+    transformers.logging.set_verbosity_error()  # what it would warn of is refused below
     try:
         model, info = transformers.LlamaForCausalLM.from_pretrained(
-            folder, config=config, dtype="auto", output_loading_info=True
-        )
+            folder, config=config, dtype="auto", output_loading_info=True, local_files_only=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
     except Exception as error:  # transformers' and safetensors' errors have no common class
         raise InputError(f"{folder}: the weights cannot be read: {first_line(error)}") from None
-    for problem in ("missing", "unexpected"):  # transformers would warn, and fill in random numbers
-        if info[f"{problem}_keys"]:
-            raise InputError(f"{folder} cannot become a checkpoint: {problem} {min(info[f'{problem}_keys'])}")
-    shape = {ours: getattr(config, hf) for ours, hf in CONFIG_NAMES.items()}
-    args = ModelArgs(**shape, rope_theta=float(config.rope_parameters["rope_theta"]))
+    missing = set(info["missing_keys"])
+    no_head = may_be_tied and "lm_head.weight" in missing
+    missing -= {"lm_head.weight"} if no_head else set()
+    mismatched = {key[0] for key in info["mismatched_keys"]}
+    problems = {"missing": missing, "unexpected": info["unexpected_keys"], "of another shape:": mismatched}
+    for problem, names in problems.items():
+        if names:  # transformers would fill in random numbers
+            raise InputError(f"{folder} cannot become a checkpoint: {problem} {min(names)}")
     state = model.state_dict()
+    tied = no_head or torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"])
+    args = dataclasses.replace(args, tie_embeddings=tied)
     weights = {ours: reorder(ours, state[hf], args, unpermute) for ours, hf, _ in weight_names(args)}
     paths = {"tokenizer.json": folder, "tokenizer.model": Path(folder, "tokenizer.model")}
     found = [path for name, path in paths.items() if Path(folder, name).exists()]
-    return args, weights, Tokenizer(found[0]) if found else None
-
-
-def refuse_other_models(config, folder):
-    """InputError for what model.py cannot represent, by its name in config.json."""
-    rope = config.rope_parameters
-    head_dim = config.hidden_size / config.num_attention_heads
-    reasons = {
-        f"rope_scaling ({rope['rope_type']})": rope["rope_type"] != "default",
-        "attention_bias": config.attention_bias,
-        "mlp_bias": config.mlp_bias,
-        f"head_dim={config.head_dim}, not hidden_size / num_attention_heads": config.head_dim != head_dim,
-        f"hidden_act={config.hidden_act}, not silu": config.hidden_act not in ("silu", "swish"),
-        "quantised weights (quantization_config)": hasattr(config, "quantization_config"),
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            raise InputError(f"{folder} cannot become a checkpoint: model.py does not have {reason}")
+    return args, weights, Tokenizer(found[0]) if found else None, stop_ids
 
 
 # --------------------------------------------------------------------------------------------------------
 # out
 
 
-def write_ckpt(args, weights, tok, path):
+def write_ckpt(args, weights, tok, stop_ids, path):
     """A checkpoint without an optimizer."""
     model = dict(iter_weights(args, weights))
     model.setdefault("output.weight", model["tok_embeddings.weight"])  # tied: torch.save writes it once
     saved = {"model": model, "model_args": model_args_dict(args), "tokenizer": tok.state() if tok else None}
+    if stop_ids:
+        saved["stop_ids"] = stop_ids
     with atomic_write(path, "wb") as f:
         torch.save(saved, f)
     if not tok:
         print("the source has no tokenizer: give one when sampling, python sample.py --tokenizer=PATH")
-    elif tok.n_words != args.vocab_size:
-        print(f"{tok.n_words} pieces, but {args.vocab_size} ids: sample.py needs as many of both")
 
 
-def write_hf(args, weights, tok, folder):
+def write_hf(args, weights, tok, stop_ids, folder):
     """config.json, generation_config.json and model.safetensors, and the tokenizer's files."""
     transformers = import_optional("transformers", "--export_format=hf")
     special_ids = (tok.bos_id, tok.eos_id, tok.pad_id) if tok else (-1, -1, -1)
     bos, eos, pad = (i if i >= 0 else None for i in special_ids)
-    stops = [i for i in dict.fromkeys((eos, bos)) if i is not None]  # where sample.py stops, too
+    stops = stop_ids or [i for i in dict.fromkeys((eos, bos)) if i is not None]  # where sample.py stops, too
     config = transformers.LlamaConfig(
         **{hf: getattr(args, ours) for ours, hf in CONFIG_NAMES.items()},
         rope_parameters={"rope_type": "default", "rope_theta": args.rope_theta},
@@ -272,28 +264,13 @@ def write_hf(args, weights, tok, folder):
         model = transformers.LlamaForCausalLM(config)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
+    if tok and tok.n_words < args.vocab_size:  # ids without a piece are never sampled
+        model.generation_config.suppress_tokens = list(range(tok.n_words, args.vocab_size))
+    files = tokenizer_files(tok, args.max_seq_len)
     with replace_folder(folder) as new:
         model.save_pretrained(new)
-        for name, content in tokenizer_files(tok, args.max_seq_len).items():
+        for name, content in files.items():
             Path(new, name).write_bytes(content)
-
-
-@contextlib.contextmanager
-def replace_folder(path):
-    """
-    A new folder to fill. When it is complete it replaces `path`. InputError if `path` holds a file that no
-    export writes: nothing of the user's is deleted.
-    """
-    known = {"config.json", "generation_config.json", "model.safetensors", *FOLDER_FILES}
-    others = set(os.listdir(path)) - known if os.path.isdir(path) else set()
-    if others:
-        raise InputError(f"{path} holds {min(others)}, which is not part of an export: give another --out")
-    new = os.path.normpath(path) + ".tmp"
-    shutil.rmtree(new, ignore_errors=True)  # what a killed export has left
-    os.makedirs(new)
-    yield new
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(new, path)
 
 
 def llama2c_header(a):
@@ -304,31 +281,32 @@ def llama2c_header(a):
     return [a.dim, a.hidden_dim, a.n_layers, a.n_heads, a.n_kv_heads, a.vocab_size, a.max_seq_len]
 
 
-def write_llama2c(args, weights, tok, path):
+def write_llama2c(args, weights, tok, stop_ids, path):
     """Version 0. load_llama2c says what stands where."""
+    args, weights = without_padding(args, weights, tok)
     header = llama2c_header(args)
     if not args.tie_embeddings:
         header[5] *= -1
     tables = precompute_freqs_cis(args.dim // args.n_heads, args.max_seq_len, args.rope_theta)
-    with atomic_write(path, "wb") as f:
+    with tokenizer_beside(path, tok), atomic_write(path, "wb") as f:
         f.write(struct.pack("<7i", *header))
         for name, w in iter_weights(args, weights):
             f.write(w.float().numpy().tobytes())
             if name == "norm.weight":
                 f.writelines(table.numpy().tobytes() for table in tables)
-    write_tokenizer_bin(tok, path)
 
 
-def write_llama2c_q80(args, weights, tok, path):
+def write_llama2c_q80(args, weights, tok, stop_ids, path):
     """
     Version 2: 256 bytes of header, the norms in float32, then for each matrix its int8 numbers and its
     float32 scales, one for each group of neighbours in a row. runq.c multiplies group by group, so a group
     must divide dim and hidden_dim, the two lengths that rows have. stories260K's hidden_dim of 172 allows
     groups of 4, which take twice the bytes of groups of 64.
     """
+    args, weights = without_padding(args, weights, tok)
     header = llama2c_header(args)
     group = math.gcd(64, args.dim, args.hidden_dim)
-    with atomic_write(path, "wb") as f:
+    with tokenizer_beside(path, tok), atomic_write(path, "wb") as f:
         head = struct.pack("<Ii7iBi", LLAMA2C_MAGIC, 2, *header, args.tie_embeddings, group)
         f.write(head.ljust(256, b"\0"))
         for _, w in sorted(iter_weights(args, weights), key=lambda item: item[1].dim()):  # the norms first
@@ -341,30 +319,12 @@ def write_llama2c_q80(args, weights, tok, path):
                 f.write(numbers.numpy().tobytes())
                 f.write(scale.numpy().tobytes())
     print(f"groups of {group}: {1 + 4 / group:g} bytes per parameter")
-    write_tokenizer_bin(tok, path)
 
 
-def write_tokenizer_bin(tok, path):
-    """
-    tokenizer.bin beside the model, little-endian: uint32 longest piece in bytes, then for each piece float32
-    score, uint32 length, its bytes. '▁' is written as the space that it stands for, BOS and EOS with the
-    newlines that run.c expects.
-    """
-    if not tok or tok.kind != "sentencepiece":
-        return print("no tokenizer.bin: llama2.c reads sentencepiece vocabularies only, and there is none")
-    pieces = [tok.piece(i).replace("▁", " ").encode("utf-8") for i in range(tok.n_words)]
-    pieces[tok.bos_id] = b"\n<s>\n"
-    pieces[tok.eos_id] = b"\n</s>\n"
-    with atomic_write(os.path.join(os.path.dirname(path), "tokenizer.bin"), "wb") as f:
-        f.write(struct.pack("<I", max(map(len, pieces))))
-        for i, piece in enumerate(pieces):
-            f.write(struct.pack("<fI", tok.sp.get_score(i), len(piece)) + piece)
-
-
-def write_gguf(args, weights, tok, path, q8_0=False):
+def write_gguf(args, weights, tok, stop_ids, path, q8_0=False):
     """See gguf_export.py. GGUF pairs neighbours in RoPE as we do, so no row changes its place."""
     tensors = {gguf: weights[ours] for ours, _, gguf in weight_names(args)}
-    gguf_export.write_gguf(path, args, tensors, tok, q8_0)
+    gguf_export.write_gguf(path, args, tensors, tok, stop_ids, q8_0)
 
 
 FORMATS = {  # the function that writes each format, and where to if --out is empty
@@ -377,16 +337,35 @@ FORMATS = {  # the function that writes each format, and where to if --out is em
 }
 
 
+def output_path(path, sources, folder=False):
+    """
+    The file (or folder) to write, at the end of all links. InputError before any work where it cannot be
+    written, or is one of the sources or in one.
+    """
+    path = os.path.realpath(path)
+    if os.path.exists(path):
+        for source in filter(os.path.exists, sources):
+            if os.path.samefile(path, source) or Path(source).resolve() in Path(path).parents:
+                raise InputError(f"--out={path} is the source itself, or in it: give another")
+        if os.path.isdir(path) != folder:
+            raise InputError(f"--out={path} is a {'file' if folder else 'folder'}: give another")
+    parent = next(parent for parent in Path(path).parents if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--out={path} cannot be written: {parent} is no folder to write into")
+    if folder:
+        check_folder(path)
+    return path
+
+
 def main():
     write, default_path = FORMATS[export_format]
-    path = out or default_path
-    if os.path.exists(path):
-        if os.path.exists(checkpoint) and os.path.samefile(path, checkpoint):
-            raise InputError(f"--out={path} is the source itself: give another")
-        if os.path.isdir(path) != (export_format == "hf"):
-            raise InputError(f"--out={path} is a {'folder' if os.path.isdir(path) else 'file'}: give another")
-    write(*load_weights(checkpoint, tokenizer), path)
-    print(f"wrote {path}")
+    path = output_path(out or default_path, (checkpoint, tokenizer), export_format == "hf")
+    loaded = load_weights(checkpoint, tokenizer)
+    try:
+        write(*loaded, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    print(f"wrote {out or default_path}")
 
 
 if __name__ == "__main__":

@@ -6,29 +6,27 @@ Writes  matrices in float16 or Q8_0 (int8 with a float16 scale for each 32 neigh
         scores or merges, special ids, chat template.
 
 llama.cpp has tokenizers of its own, and a GGUF file says which one and with what data. Two kinds fit ours:
-"llama" merges by score, as sentencepiece does; "gpt2" merges bytes inside words, as tokenizer.json does.
+"llama" merges by score, as sentencepiece does; "gpt2" merges bytes inside words, as train_tokenizer.py's do.
+Other tokenizers are refused: llama.cpp's own converter knows many of them.
 """
 
-import json
 import os
 
 from configurator import InputError, atomic_write, import_optional
-
-# How tokenizer.json cuts a text into words before any merge, and the name that llama.cpp has for it.
-GPT2 = "ByteLevel"
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+from extras.tokenizer_check import (
+    CONVERTER,
+    byte_level_parts,
+    check_tokenizer,
+    collapses_spaces,
+    merge_by_score,
+    merge_in_words,
+    one_space,
 )
-PRE_TOKENIZERS = {
-    (GPT2,): "gpt-2",
-    ("Digits", GPT2): "smollm",  # the digits of a number one by one
-    (LLAMA3, "bytes"): "llama-bpe",
-    (LLAMA3.replace("{1,3}", ""), "bytes"): "qwen2",
-}
+
+FLOAT16_MAX = 65504.0
 
 
-def write_gguf(path, args, tensors, tok, q8_0=False):
+def write_gguf(path, args, tensors, tok, stop_ids=(), q8_0=False):
     """
     args: the ModelArgs. tensors: {GGUF's name: tensor} in the order in which they are written. They are
     converted one at a time, so that the memory of the largest is enough.
@@ -36,6 +34,11 @@ def write_gguf(path, args, tensors, tok, q8_0=False):
     gguf = import_optional("gguf", "a GGUF file")
     if not tok:
         raise InputError("a GGUF file holds a tokenizer, and the source has none: give --tokenizer=PATH")
+    if tok.eos_id < 0:  # llama.cpp would take id 2, or 11
+        raise InputError(f"a GGUF file names the token that ends a text, and {tok.name} has no EOS")
+    missed = sorted({*stop_ids} - {tok.eos_id, tok.bos_id, tok.chat_end_id})
+    if missed:
+        print(f"warning: a GGUF file names two ends of a text, not more: llama.cpp may not stop at {missed}")
     kinds = {name: tensor_kind(gguf, w, q8_0) for name, w in tensors.items()}
     with atomic_write(path, "wb") as f:
         writer = gguf.GGUFWriter(f.name, "llama")  # opens the temporary file a second time
@@ -61,6 +64,8 @@ def write_gguf(path, args, tensors, tok, q8_0=False):
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, w in tensors.items():
+            if not w.isfinite().all() or w.abs().max() > FLOAT16_MAX:
+                raise InputError(f"{name} holds numbers that float16 does not have")
             writer.write_tensor_data(gguf.quants.quantize(w.float().numpy(), kinds[name]))
         writer.close()
 
@@ -103,13 +108,16 @@ def add_tokenizer(gguf, writer, tok, vocab_size):
 def add_sentencepiece(gguf, writer, tok, vocab_size):
     """(pieces, types) for llama.cpp's "llama" tokenizer. Unlike sentencepiece, it keeps runs of spaces."""
     sp = tok.sp
+    scores = [sp.get_score(i) for i in range(tok.n_words)]
+    pieces = [tok.piece(i) for i in range(tok.n_words)]
+    prefix = sp.normalize("a") == "▁a"
+    rule = merge_by_score({piece: i for i, piece in enumerate(pieces)}, scores, prefix)
+    check_tokenizer(tok, rule, "llama.cpp", CONVERTER, one_space if collapses_spaces(tok) else str)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_unk_token_id(sp.unk_id())
-    writer.add_add_space_prefix(sp.normalize("a") == "▁a")
-    scores = [sp.get_score(i) for i in range(tok.n_words)]
+    writer.add_add_space_prefix(prefix)
     writer.add_token_scores(scores + [0.0] * (vocab_size - tok.n_words))
-    pieces = [tok.piece(i) for i in range(tok.n_words)]
     return pieces, [sentencepiece_type(gguf, sp, i) for i in range(tok.n_words)]
 
 
@@ -127,39 +135,21 @@ def sentencepiece_type(gguf, sp, i):
 
 def add_byte_level(gguf, writer, tok):
     """
-    (pieces, types) for llama.cpp's "gpt2" tokenizer: merges of bytes, inside words that are cut in one of
-    the ways it knows. It normalizes nothing.
+    (pieces, types) for llama.cpp's "gpt2" tokenizer: merges of bytes, inside words that are cut as GPT-2's
+    are. It normalizes nothing.
     """
-    saved = json.loads(tok.files["tokenizer.json"])
-    if saved.get("normalizer"):
-        kind = saved["normalizer"]["type"]
-        print(f"warning: {tok.name} applies {kind}, llama.cpp does not: full-width forms differ there")
-    steps = pre_tokenizer_steps(saved.get("pre_tokenizer"))
-    if saved["model"]["type"] != "BPE" or steps not in PRE_TOKENIZERS:
-        raise InputError(
-            f"{tok.name} cuts texts into words in a way that llama.cpp does not know ({steps}); "
-            "if there is a sentencepiece model, give that: --tokenizer=tokenizer.model"
-        )
+    parts = byte_level_parts(tok, "llama.cpp", CONVERTER)
+    if parts["digits"]:
+        raise InputError(f"{tok.name} splits digits, which llama.cpp does not do with it: {CONVERTER}")
+    if parts["nfkc"]:
+        print(f"warning: {tok.name} applies NFKC, llama.cpp does not: full-width forms differ there")
+    pieces = [tok.piece(i) or f"[PAD{i}]" for i in range(tok.n_words)]
+    rule = merge_in_words({piece: i for i, piece in enumerate(pieces)}, parts["merges"])
+    check_tokenizer(tok, rule, "llama.cpp", CONVERTER, tok.normalize)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in saved["model"]["merges"]])
-    types = [gguf.TokenType.NORMAL] * tok.n_words
-    for token in saved["added_tokens"]:
-        types[token["id"]] = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
-    return [tok.piece(i) or f"[PAD{i}]" for i in range(tok.n_words)], types
-
-
-def pre_tokenizer_steps(saved):
-    """The steps in which a tokenizer.json cuts words, as a key of PRE_TOKENIZERS."""
-    if saved is None:
-        return ()
-    steps = saved["pretokenizers"] if saved["type"] == "Sequence" else [saved]
-    names = []
-    for step in steps:
-        if step["type"] == "Split":
-            names.append(step["pattern"].get("Regex", ""))
-        elif step["type"] == "ByteLevel" and not step.get("use_regex", True):
-            names.append("bytes")
-        else:
-            names.append(step["type"])
-    return tuple(names)
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_merges(parts["merges"])
+    types = [gguf.TokenType.NORMAL if tok.piece(i) else gguf.TokenType.UNUSED for i in range(tok.n_words)]
+    for i in parts["special"].values():
+        types[i] = gguf.TokenType.CONTROL
+    return pieces, types

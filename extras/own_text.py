@@ -14,6 +14,7 @@ import shutil
 from configurator import InputError, read_json, write_json
 from reader import get_text, read_values
 
+MIN_BYTES = 20_000  # of a file of stories
 # The end of a piece, after its first 2,000 characters: of a line, else of a sentence, else of a word; at most
 # 2,000 characters more.
 PIECE = re.compile(
@@ -37,7 +38,7 @@ def write_own_text(path, text_key, encoding, folder, max_shards):
     if len(shards) < 2:
         size = sum(len(text.encode()) for text in documents)
         found = f"{size:,} bytes in {len(documents)} documents"
-        raise InputError(f"{path} has {found}: it needs 40,000 bytes in 2 documents, or more")
+        raise InputError(f"{path} has {found}: it needs {2 * MIN_BYTES:,} bytes, and some more")
     unfinished = f"{folder}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     for i, texts in enumerate(shards):
@@ -48,21 +49,21 @@ def write_own_text(path, text_key, encoding, folder, max_shards):
 
 
 def read_documents(path, text_key="text", encoding="utf-8"):
-    """The documents of a file, as texts. A text that is alone is cut into pieces."""
+    """The documents of a file, as texts. One that is alone, or larger than a file of stories, is cut."""
     documents = list(read_values(path, lambda item: get_text(item, text_key), encoding=encoding))
-    if len(documents) == 1:
-        documents = PIECE.findall(documents[0])
-    return [text.strip() for text in documents if text.strip()]
+    most = MIN_BYTES // 4 if len(documents) > 1 else 0  # a character has up to 4 bytes
+    pieces = (PIECE.findall(text) if len(text) > most else [text] for text in documents)
+    return [text.strip() for texts in pieces for text in texts if text.strip()]
 
 
 def deal(documents, max_shards):
-    """The documents in their order, as at most max_shards lists of about equal size, 20,000 bytes or more."""
+    """The documents in their order, as at most max_shards lists of about equal size, MIN_BYTES or more."""
     size = sum(len(text.encode()) for text in documents)
-    target = max(20_000, size / max_shards)
+    target = max(MIN_BYTES, size / max_shards)
     shards = [[]]
     filled = 0  # bytes up to here
     for text in documents:
-        if filled >= target * len(shards) and size - filled >= 20_000:
+        if filled >= target * len(shards) and size - filled >= MIN_BYTES:
             shards.append([])
         shards[-1].append(text)
         filled += len(text.encode())

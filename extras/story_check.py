@@ -46,7 +46,7 @@ max_new_tokens = 400  # at most, for each
 temperature = 0.8  # of the sampler
 top_p = 0.95  # of the sampler
 data_dir = "data"  # the folder of the training stories' folder
-seed = 1337  # of the sampler
+seed = 1337  # at least 0, below 4e9: of the sampler
 
 HEROES = ("Lily", "Tom", "Mia", "Ben")
 CREATURES = ("Shoggoth", "Brindlewump", "Mizzlefrock", "Quandooster")

@@ -57,7 +57,7 @@ temperature = 0.8  # sample: 0 takes the likeliest token; below 1 sharpens the p
 top_k = 300  # sample: only the k likeliest tokens; 0: all
 top_p = 0.95  # sample: only the likeliest tokens that make up this probability; 1: all
 device = "auto"  # auto | cpu: cuda or mps if there is one
-seed = 1337  # of the order of the data, of random parameters, and of sampling
+seed = 1337  # at least 0, below 4e9: of the order of the data, of random parameters, and of sampling
 
 COMMANDS = ("train", "sample")
 if len(sys.argv) == 1 or sys.argv[1].startswith("-"):
@@ -72,7 +72,7 @@ def from_pretrained(auto_class, **settings):
     """A tokenizer, config or model of --model."""
     try:
         return auto_class.from_pretrained(model, **settings)
-    except OSError as error:
+    except Exception as error:  # transformers', tokenizers' and safetensors' errors have no common class
         raise InputError(f"--model={model} cannot be loaded: {first_line(error)}") from None
 
 
@@ -115,6 +115,8 @@ args = transformers.TrainingArguments(
 if resume != any(Path(out_dir).glob("checkpoint-*")):
     problem = "no run" if resume else "a run: --resume=True resumes it, another --out_dir begins a new one"
     raise InputError(f"{out_dir} holds {problem}")
+if not resume and Path(out_dir, "config.json").exists():
+    raise InputError(f"{out_dir} holds a model, which would be overwritten: give another --out_dir")
 
 tokenizer = from_pretrained(transformers.AutoTokenizer)
 if tokenizer.eos_token_id is None:

@@ -50,10 +50,12 @@ def test_options_take_their_type_from_the_default(script):
 def test_help_is_the_comment_on_the_options_line(script):
     said = script("--help")
     assert re.search(r"--rate 0.5\s+the speed", said) and re.search(r"--steps 10", said)
+    assert "--__" not in said  # __file__ and __doc__ are lower-case texts, too
 
 
 @pytest.mark.parametrize("word, says", [
     ("--rat=1", "unrecognized arguments: --rat=1"),
+    ("--count=" + "9" * 400, "argument --count: expects a whole number, at least 1"),
     ("--steps=1.5", "argument --steps: expects a whole number, not '1.5'"),
     ("--rate=nan", "argument --rate: expects a number"),
     ("--share=0", "argument --share: expects a number, above 0, at most 1, not '0'"),
@@ -67,6 +69,19 @@ def test_help_is_the_comment_on_the_options_line(script):
 def test_a_mistaken_option_is_named_with_exit_code_2(script, word, says):
     said = script(word, code=2)
     assert said.startswith("usage: script.py") and says in said.splitlines()[-1]
+
+
+def test_jupyters_streams_and_every_seed(script, tmp_path):
+    script()
+    code = "import io, runpy, sys; sys.argv = ['script.py', '--rate=2']; "
+    code += "sys.stdout = sys.stderr = io.StringIO(); runpy.run_path('script.py'); "  # without `reconfigure`
+    code += "print(sys.stdout.getvalue(), file=sys.__stdout__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("{'rate': 2.0} True"), done.stderr
+    for path in subprocess.check_output(["git", "ls-files", "*.py"], cwd=HERE, text=True).split():
+        with open(os.path.join(HERE, path), encoding="utf-8") as f:
+            for line in re.findall("^seed = .*", f.read(), re.MULTILINE):  # numpy takes 0 to 2^32
+                assert "  # at least 0, below 4e9: " in line, path
 
 
 def test_the_first_word_is_the_command(script):

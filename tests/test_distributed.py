@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import devices
 from tests.fixtures import (
     ALONE,
     HERE,
@@ -93,6 +94,39 @@ def test_a_rank_that_dies_ends_all_and_two_processes_resume_what_four_began(data
     assert_same_run(tmp_path, twenty, 1e-5)
     got, want = (torch.load(f"{out}/last.pt", weights_only=True)["model"] for out in (tmp_path, twenty))
     assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in want.items())
+
+
+def test_ctrl_c_under_torchrun_saves_between_two_logged_steps(data, tmp_path):
+    options = flags(data_dir=data, out_dir=tmp_path, max_iters=10**6, log_interval=10**6, eval_interval=10**6)
+    process = torchrun(2, *TWENTY, *options)
+    while not (tmp_path / "log.jsonl").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(2)
+    began = time.time()
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=120)[0]
+    steps = int(re.search(r"stopped after (\d+) steps; to resume: python train.py", printed)[1])
+    assert time.time() - began < 20  # torchrun kills after 30 s
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["iter_num"] == steps
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch, name):
+    """Without a GPU: with stand-ins for all that would touch one."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(devices, "find_device", lambda name: "cuda" if name == "auto" else name)
+    for key, value in (
+        ("init_process_group", taken.append),
+        ("get_rank", lambda: 5),
+        ("get_world_size", lambda: 8),
+    ):
+        monkeypatch.setattr(devices.dist, key, value)
+    for key, value in (("RANK", "5"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(key, value)
+    assert devices.init_distributed(name) == (5, 8, "cuda:1") and taken == ["cuda:1", "nccl"]
 
 
 def test_every_learned_target_counts_the_same_in_any_process_and_micro_batch(tmp_path):

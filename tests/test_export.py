@@ -13,8 +13,18 @@ import torch
 
 from configurator import InputError
 from extras import export
-from model import Transformer, load_checkpoint
-from tests.fixtures import LLAMA2C, SHARED, STORIES260K, TOK512, golden, needs_shared, random_checkpoint, run
+from model import ModelArgs, Transformer, load_checkpoint
+from tests.fixtures import (
+    LLAMA2C,
+    SHARED,
+    STORIES260K,
+    TOK512,
+    golden,
+    needs_shared,
+    random_checkpoint,
+    run,
+    run_here,
+)
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
@@ -113,14 +123,15 @@ def test_a_folder_without_all_its_weights_is_refused(tmp_path):
             export.load_weights(folder)
 
 
-def keep_spaces(folder, stories):
-    """A sentencepiece model in the manner of Llama 2's: several spaces stay several."""
+def train_sentencepiece(folder, **options):
+    """The path of a sentencepiece model like tinystories.py's, but for the options."""
+    rows = json.loads(Path(SHARED, "tinystories/data00.json").read_bytes())[:200]
+    settings = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(story.replace(" and ", "  and   ") for story in stories), vocab_size=500,
-        model_prefix=f"{folder}/spaces", model_type="bpe", byte_fallback=True, minloglevel=2,
-        normalization_rule_name="identity", remove_extra_whitespaces=False,
+        sentence_iterator=(row["story"].replace(" and ", "  and   ") for row in rows), vocab_size=500,
+        model_prefix=f"{folder}/trained", minloglevel=2, **settings | options,
     )  # fmt: skip
-    return f"{folder}/spaces.model"
+    return f"{folder}/trained.model"
 
 
 @needs_shared
@@ -128,7 +139,9 @@ def keep_spaces(folder, stories):
 def test_hf_tokenizer_gives_our_ids(tmp_path, name):
     transformers = pytest.importorskip("transformers")
     texts = [row["story"] for row in json.loads(Path(SHARED, "tinystories/data00.json").read_bytes())[:200]]
-    tok = Tokenizer(keep_spaces(tmp_path, texts) if name == "spaces" else f"{LLAMA2C}/{name}.model")
+    spaces = {"remove_extra_whitespaces": False}  # several stay several, as in Llama 2's
+    path = train_sentencepiece(tmp_path, **spaces) if name == "spaces" else f"{LLAMA2C}/{name}.model"
+    tok = Tokenizer(path)
     assert (tok.decode(tok.encode("a  b")) == "a  b") == (name == "spaces")
     checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
     folder = exported(checkpoint, "hf", tmp_path / "hf")
@@ -221,7 +234,7 @@ def test_an_untied_bin_has_a_negative_vocabulary_and_comes_back_if_it_is_complet
 def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, export_format):
     gguf = pytest.importorskip("gguf")
     reader = gguf.GGUFReader(exported(STORIES260K, export_format, tmp_path / "model.gguf", TOK512))
-    args, weights, tok = export.load_weights(STORIES260K, TOK512)
+    args, weights, tok, _ = export.load_weights(STORIES260K, TOK512)
     found = {t.name: t for t in reader.tensors}
     for ours, _, theirs in export.weight_names(args):
         w = weights[ours]
@@ -275,13 +288,226 @@ def test_an_export_replaces_nothing_but_an_export(tmp_path, monkeypatch):
     assert thesis.exists() and Path(checkpoint).read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "path, reason", [("0.pt", "no checkpoint"), ("", "config.json"), ("a.pt", "no model of this kind")]
-)
-def test_what_is_no_model_is_refused_by_name(tmp_path, path, reason):
-    torch.save({"weights": 1}, tmp_path / "a.pt")
-    with pytest.raises(InputError, match=reason):
-        export.load_weights(str(tmp_path / path))
+def command(module, checkpoint, out, *options):
+    """extras.export or extras.page as a command, in this process."""
+    script = {"export": "extras/export.py", "page": "extras/page/__main__.py"}[module]
+    run_here(script, f"--checkpoint={checkpoint}", f"--out={out}", *options)
+
+
+FORMATS = ("hf", "llama2c", "llama2c_q80", "gguf", "gguf_q8_0", "page")
+
+
+def refused_formats(checkpoint, folder):
+    """{format: why} of those that the checkpoint cannot be exported to; nothing is written then."""
+    refused = {}
+    for name in FORMATS:
+        options = [] if name == "page" else [f"--export_format={name}"]
+        try:
+            command("page" if options == [] else "export", checkpoint, folder / name / "new", *options)
+        except InputError as error:
+            refused[name] = str(error)
+            assert not list((folder / name).glob("*"))
+    return refused
+
+
+LLAMA_CPP, RUN_C = "gguf gguf_q8_0", "llama2c llama2c_q80"
+
+
+@needs_shared
+@pytest.mark.parametrize("options, refused", [
+    ({}, ""),
+    ({"model_type": "unigram"}, f"hf {LLAMA_CPP} {RUN_C} page"),
+    ({"normalization_rule_name": "nmt_nfkc"}, f"hf {LLAMA_CPP} {RUN_C} page"),
+    ({"user_defined_symbols": ["<sep>"]}, f"hf {LLAMA_CPP} {RUN_C} page"),
+    ({"byte_fallback": False}, f"{LLAMA_CPP} {RUN_C}"),
+    ({"control_symbols": ["<sep>"]}, RUN_C),  # its bytes do not begin at id 3
+    ({"add_dummy_prefix": False}, RUN_C),
+    ({"bos_id": -1}, RUN_C),
+    ({"eos_id": -1}, f"{LLAMA_CPP} {RUN_C}"),
+    ({"pad_id": 1, "bos_id": 2, "eos_id": 3}, RUN_C),
+])  # fmt: skip
+def test_a_tokenizer_goes_only_where_it_gives_the_same_ids(tmp_path, options, refused):
+    for package in ("gguf", "transformers"):
+        pytest.importorskip(package)
+    tok = Tokenizer(train_sentencepiece(tmp_path, **options))
+    checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words)
+    assert set(refused_formats(checkpoint, tmp_path)) == set(refused.split())
+
+
+@pytest.mark.parametrize("part, change, reason", [
+    ("pre_tokenizer", {"add_prefix_space": True}, "a space before each text"),
+    ("pre_tokenizer", {"use_regex": False}, "words without a pattern"),
+    ("pre_tokenizer", {"type": "Digits", "individual_digits": True}, "the pre-tokenizer Digits"),
+    ("model", {"ignore_merges": True}, "ignore_merges"), ("model", {"dropout": 0.5}, "dropout"),
+    ("normalizer", {"type": "Lowercase"}, "the normalizer Lowercase"),
+])  # fmt: skip
+def test_a_byte_level_tokenizer_that_is_not_ours_is_refused_by_name(tok, tmp_path, part, change, reason):
+    pytest.importorskip("gguf")
+    state = tok.state()
+    saved = json.loads(state["files"]["tokenizer.json"])
+    saved[part] = (saved[part] or {}) | change
+    state["files"] = state["files"] | {"tokenizer.json": json.dumps(saved).encode()}
+    refused = refused_formats(random_checkpoint(tmp_path / "c.pt", state, vocab_size=600), tmp_path)
+    assert set(refused) == set(FORMATS) - {"hf"}
+    assert all(reason in refused[name] for name in ("gguf", "gguf_q8_0", "page"))
+    assert "--export_format=hf" in refused["gguf"]
+
+
+@needs_shared
+def test_ids_without_a_piece_are_never_sampled(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    checkpoint = random_checkpoint(tmp_path / "c.pt", Tokenizer(TOK512).state(), vocab_size=520)
+    folder = exported(checkpoint, "hf", tmp_path / "hf")
+    assert transformers.AutoConfig.from_pretrained(folder).vocab_size == 520
+    suppressed = transformers.GenerationConfig.from_pretrained(folder).suppress_tokens
+    assert suppressed == list(range(512, 520))
+    again = load_checkpoint(exported(folder, "ckpt", tmp_path / "again.pt"))["model"]
+    table = load_checkpoint(checkpoint)["model"]["tok_embeddings.weight"]
+    assert torch.equal(again["tok_embeddings.weight"], table)
+    data = Path(exported(checkpoint, "llama2c", tmp_path / "m.bin")).read_bytes()
+    assert struct.unpack("<7i", data[:28])[5] == 512
+    assert np.array_equal(np.frombuffer(data, "<f4", 512 * 48, 28).reshape(512, 48), table[:512])
+    command("page", checkpoint, tmp_path / "p.html")
+    assert '"vocab_size": 512' in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("says_tied", [True, False])
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_tensors_say_whether_the_head_is_tied(tmp_path, says_tied, is_tied):
+    pytest.importorskip("transformers")
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(exported(random_checkpoint(tmp_path / "c.pt", tie_embeddings=False), "hf", tmp_path / "hf"))
+    state = load_file(folder / "model.safetensors")
+    if is_tied:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_bytes()) | {"tie_word_embeddings": says_tied}
+    (folder / "config.json").write_text(json.dumps(config))
+    command("export", folder, tmp_path / "again.pt", "--export_format=ckpt")
+    saved = load_checkpoint(tmp_path / "again.pt")
+    model = Transformer.from_checkpoint(saved)
+    assert torch.equal(model.output.weight, state["lm_head.weight"])
+    assert model.args.tie_embeddings == is_tied
+    saved["model_args"]["tie_embeddings"] = True  # a checkpoint can say so, too
+    assert torch.equal(Transformer.from_checkpoint(saved).output.weight, state["lm_head.weight"])
+
+
+@needs_shared
+@pytest.mark.parametrize("saved, stop_ids", [([4, 2, 7], [4, 2, 7]), (5, [5]), (None, [2, 1])])
+def test_the_ends_of_a_text_are_kept(tmp_path, saved, stop_ids):
+    transformers = pytest.importorskip("transformers")
+    folder = Path(exported(STORIES260K, "hf", tmp_path / "hf", TOK512))
+    (folder / "generation_config.json").unlink()  # then config.json's
+    if saved:
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": saved}))
+    path = tmp_path / "c.pt"
+    command("export", folder, path, "--export_format=ckpt", f"--tokenizer={TOK512}")
+    assert load_checkpoint(path)["stop_ids"] == stop_ids
+    again = exported(str(path), "hf", tmp_path / "again")
+    assert transformers.GenerationConfig.from_pretrained(again).eos_token_id == stop_ids
+    command("page", path, tmp_path / "p.html")
+    assert f'"stop_ids": {stop_ids}' in (tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def damaged(folder, kind):
+    """What is no model, or one that others have saved in their way."""
+    whole = random_checkpoint(folder / "whole.pt", vocab_size=512)
+    files = {"config": "config.json", "weights": "model.safetensors", "stops": "generation_config.json"}
+    if kind in files:
+        path = Path(exported(whole, "hf", folder / kind), files[kind])
+        path.write_bytes(path.read_bytes()[:-9])
+        return folder / kind
+    content = {"cut": Path(whole).read_bytes()[:9999], "text": b"hello", "noise": bytes(range(256)) * 40}
+    path = folder / f"{kind}.{'bin' if kind == 'noise' else 'pt'}"
+    if kind in content:
+        path.write_bytes(content[kind])
+        return path
+    saved = load_checkpoint(whole)
+    happy_llm = ModelArgs(dim=128, n_heads=16, n_kv_heads=8, n_layers=2, vocab_size=512)
+    new = {
+        "optimizer": {**saved, "optimizer": {"state": {}}, "iter_num": 3, "best_val_loss": torch.ones(())},
+        "compiled": {**saved, "model": {f"_orig_mod.{k}": w for k, w in saved["model"].items()}},
+        "happy-llm": Transformer(happy_llm).state_dict(),
+        "nanoGPT": {"model": {"transformer.wte.weight": torch.zeros(4, 4)}, "model_args": {"n_head": 2}},
+        "other": {"weights": 1}, "list": [1], "no files": {**saved, "tokenizer": {"kind": "tokenizers"}},
+        "ends": {**saved, "stop_ids": "abc"},
+    }  # fmt: skip
+    if kind in new:
+        torch.save(new[kind], path)
+    return path
+
+
+@needs_shared
+@pytest.mark.parametrize("kind, reason", [
+    ("optimizer", ""), ("compiled", ""), ("happy-llm", ""), ("nanoGPT", "nanoGPT"), ("cut", "cannot be read"),
+    ("text", "cannot be read"), ("other", "no model of this kind"), ("list", "no model of this kind"),
+    ("noise", "its header describes no model"), ("config", "config.json is broken"),
+    ("weights", "the weights cannot be read"), ("stops", "generation_config.json is broken"),
+    ("nowhere", "there is no checkpoint"), ("no files", "none that can be read"),
+    ("ends", "no token ids"),
+])  # fmt: skip
+def test_what_others_wrote_loads_or_is_refused_in_one_sentence(tmp_path, kind, reason):
+    pytest.importorskip("transformers")
+    source = damaged(tmp_path, kind)
+    before = sorted(tmp_path.rglob("*"))
+    for module, options in (("export", ["--export_format=ckpt"]), ("page", [])):
+        options += [] if kind == "no files" else [f"--tokenizer={TOK512}"]
+        if not reason:
+            command(module, source, tmp_path / module, *options)
+            continue
+        with pytest.raises(InputError, match=reason) as raised:
+            command(module, source, tmp_path / module, *options)
+        assert "\n" not in str(raised.value)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_writes_nothing_outside_its_folder(tok, tmp_path):
+    pytest.importorskip("transformers")
+    evil = {"../evil.py": b"1", f"{tmp_path}/evil.py": b"2", "evil.py": b"3"}
+    state = {"kind": "tokenizers", "files": {**tok.files, **evil}}
+    checkpoint = random_checkpoint(tmp_path / "evil.pt", state, vocab_size=tok.n_words)
+    command("export", checkpoint, tmp_path / "hf", "--export_format=hf")
+    assert not list(tmp_path.rglob("evil.py")) and (tmp_path / "hf" / "tokenizer.json").exists()
+
+
+def test_an_export_to_a_link_fills_its_folder_and_a_failed_one_leaves_the_old(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
+    (tmp_path / "big").mkdir()
+    (tmp_path / "link").symlink_to("big")
+    for _ in range(2):
+        command("export", checkpoint, tmp_path / "link", "--export_format=hf")
+    files = {path: path.read_bytes() for path in (tmp_path / "big").iterdir()}
+    assert (tmp_path / "link").is_symlink() and tmp_path / "big" / "model.safetensors" in files
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", lambda *args: [][0])
+    for out in ("link", "new"):
+        with pytest.raises(IndexError):
+            command("export", checkpoint, tmp_path / out, "--export_format=hf")
+    assert {path: path.read_bytes() for path in (tmp_path / "big").iterdir()} == files
+    assert sorted(os.listdir(tmp_path)) == ["big", "ckpt.pt", "link"]
+    (tmp_path / "ckpt_link").symlink_to("ckpt.pt")
+    for module, options in (("export", ["--export_format=gguf"]), ("page", [])):
+        for out, reason in (
+            ("ckpt_link", "the source itself"),
+            ("ckpt.pt/p", "no folder"),
+            ("big", "a folder"),
+        ):
+            with pytest.raises(InputError, match=reason):
+                command(module, checkpoint, tmp_path / out, *options)
+
+
+@needs_shared
+def test_the_tokenizer_of_llama2c_overwrites_no_other(tmp_path):
+    (tmp_path / "tokenizer.bin").write_bytes(b"Llama's")
+    options = (f"--tokenizer={TOK512}", "--export_format=llama2c")
+    for _ in range(2):
+        command("export", STORIES260K, tmp_path / "story.bin", *options)
+    written = sorted(os.listdir(tmp_path))
+    assert written == ["story.bin", "story.tokenizer.bin", "tokenizer.bin"]
+    with pytest.raises(InputError, match="tokenizer.bin is there already"):
+        command("export", STORIES260K, tmp_path / "model.bin", *options)
+    assert (tmp_path / "tokenizer.bin").read_bytes() == b"Llama's" and sorted(os.listdir(tmp_path)) == written
 
 
 @pytest.mark.parametrize("export_format, package", [("gguf", "gguf"), ("hf", "transformers")])

@@ -1,5 +1,6 @@
 """What must not harm a run or its files: broken numbers, full disks, kills, hostile or damaged files."""
 
+import fcntl
 import io
 import json
 import math
@@ -9,15 +10,18 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import termios
 import time
 
 import numpy as np
 import pytest
 import torch
 
+import devices
 import tinystories
 from configurator import InputError, read_json
 from model import Transformer, load_checkpoint, model_args_dict
@@ -33,8 +37,10 @@ from tests.fixtures import (
     read_bytes,
     read_rows,
     run,
+    run_here,
     small_model,
 )
+from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -156,26 +162,203 @@ def test_the_quick_start_resumes_a_training_that_was_interrupted(tmp_path, mode,
         shutil.copy(os.path.join(HERE, name), tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
-    for name in ("python", "pip"):
-        stub = tmp_path / ".venv" / "bin" / name
-        stub.write_text('#!/bin/sh\necho "$@" >> asked\n[ "$1" != -c ]\n')  # there is no GPU
-        stub.chmod(0o755)
+    stub = tmp_path / ".venv" / "bin" / "python"
+    stub.write_text('#!/bin/sh\necho "$@" >> asked\n')  # of the device it says nothing: it is no GPU
+    stub.chmod(0o755)
     for folder in folders if saved else ():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / saved).touch()
-    env = os.environ | {"PYTHON": "false"}  # it makes no virtual environment
     command = ["bash", tmp_path / "quickstart.sh", mode]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # another one is at work
+    env = os.environ | {"PYTHON": sys.executable}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True)
+    assert "at work here: waiting for it" in process.stdout.readline()
+    assert not (tmp_path / "asked").exists()
+    os.close(folder)
+    process.communicate()
+    assert process.returncode == 0
     asked = (tmp_path / "asked").read_text().splitlines()
     trainings = [line.split() for line in asked if line.startswith("train.py ")]
     assert [words[1] for words in trainings] == [f"--out_dir={folder}" for folder in folders]
     for words in trainings:
         assert ("--init_from=resume" in words) == bool(saved) == (len(words) == 3)
     assert any(line.startswith(f"sample.py --checkpoint={folders[-1]}/ckpt.pt") for line in asked)
+    (tmp_path / ".venv" / "bin" / "activate").unlink()  # as where making it was interrupted
+    done = subprocess.run(command, capture_output=True, text=True, env=env | {"PYTHON": "false"})
+    assert done.returncode == 1 and re.fullmatch(".*sudo apt install python3-venv\n", done.stderr)
+
+
+# --------------------------------------------------------------------------------------------------------
+# runs that are interrupted, and runs that meet
+
+
+def start_training(*args, **kwargs):
+    return subprocess.Popen(
+        [*kwargs.pop("before", ()), sys.executable, os.path.join(HERE, "train.py"), *args],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | kwargs,
+    )
+
+
+@pytest.mark.parametrize("before", [[], ["nohup"]])
+def test_a_closed_terminal_ends_a_run_that_resumes_and_nohup_does_not(data, tmp_path, before):
+    terminal, stream = os.openpty()
+    options = flags(data_dir=data, out_dir=tmp_path / "out", max_iters=300 if before else 10**6)
+    process = start_training(
+        *SMALL, *options, before=before, cwd=tmp_path, stdin=stream, stdout=stream, stderr=stream,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(stream)
+    while not (tmp_path / "out" / "log.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.close(terminal)
+    for _ in range(40):  # the shell and the system both tell
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    assert process.wait(timeout=60) == 0
+    steps = torch.load(tmp_path / "out" / "last.pt", weights_only=True)["iter_num"]
+    assert steps == 300 if before else 0 < steps < 10**6
+    assert set(os.listdir(tmp_path / "out")) >= {"last.pt", "log.jsonl"}
+
+
+@pytest.mark.parametrize("init_from", ["scratch", "resume"])
+def test_of_two_runs_in_one_folder_one_is_refused(data, trained, tmp_path, init_from):
+    out = tmp_path / "out"
+    if init_from == "resume":
+        shutil.copytree(trained, out)
+    options = flags(data_dir=data, out_dir=out, init_from=init_from, max_iters=200, eval_interval=100)
+    both = [start_training(*SMALL, *options) for _ in range(2)]
+    said = sorted((process.communicate()[0], process.returncode) for process in both)
+    (finished,), (refused,) = ([text for text, code in said if code == want] for want in (0, 1))
+    assert "finished: 200 steps" in finished
+    assert re.search(
+        "train.py: .*out (is another run's|holds a)|another run writes to .*out: let it end", refused
+    )
+    assert [row["step"] for row in read_rows(out / "log.jsonl") if "loss" in row] == [*range(200)]
+
+
+def test_a_log_alone_is_no_run_to_resume_and_none_to_lose(data, tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 0}\n')
+    options = [*SMALL, *flags(data_dir=data, out_dir=tmp_path, max_iters=2)]
+    _, error = run("train.py", *options, "--init_from=resume", ok=False)
+    assert error == f"train.py: nothing to resume in {tmp_path}: there is no last.pt and no ckpt.pt\n"
+    _, error = run("train.py", *options, ok=False)
+    assert error == f"train.py: {tmp_path} holds a run: give another --out_dir\n"
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+
+
+def test_a_resume_on_other_data_begins_the_best_again(data, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    shutil.copytree(f"{data}/tok512", tmp_path / "tok512")
+    shutil.copy(f"{data}/tok512.model", tmp_path)
+    shard = tmp_path / "tok512" / "data00.bin"
+    ids = np.fromfile(shard, "<u2")
+    np.random.default_rng(0).permutation(ids)[640:].tofile(shard)  # nothing to learn in these
+    old_best = torch.load(f"{trained}/last.pt", weights_only=True)["best_val_loss"]
+    options = flags(init_from="resume", out_dir=tmp_path / "out", max_iters=44, eval_interval=2)
+    printed, _ = run("train.py", *options, f"--vocab_source={tmp_path}/tok512")
+    assert "holds other data than at the last save: the best validation loss begins again" in printed
+    losses = [row["val_loss"] for row in read_rows(tmp_path / "out" / "log.jsonl") if "val_loss" in row]
+    best = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)
+    assert best["best_val_loss"] == min(losses[-3:]) > old_best and best["iter_num"] >= 40
+    printed, _ = run("train.py", *options, "--max_iters=46")  # that folder again: nothing has changed
+    assert "other data" not in printed
+
+
+def test_a_resume_takes_the_dtype_that_was_asked_for(data, tmp_path, monkeypatch, capsys):
+    options = flags(data_dir=data, out_dir=tmp_path / "out", dtype="bfloat16", max_iters=2)
+    for has_bf16, args, dtype in ((False, [*SMALL, *options], "float32"), (True, [options[1]], "bfloat16")):
+        monkeypatch.setattr(devices, "cpu_has_bf16", lambda has=has_bf16: has)
+        more = ["--device=cpu", "--max_iters=4", "--init_from=resume"] if has_bf16 else []
+        run_here("train.py", *args, *more)
+        printed = capsys.readouterr().out
+        assert f"; cpu, {dtype}\n" in printed
+        assert ("bfloat16 is slow on this cpu: taking float32" in printed) == (not has_bf16)
+        assert torch.load(tmp_path / "out" / "last.pt", weights_only=True)["config"]["dtype"] == "bfloat16"
+
+
+def test_auto_takes_no_gpu_that_cannot_compute(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices, "device_error", lambda name: {"cuda": "no kernel image"}.get(name, ""))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert devices.find_device("auto") == "cpu"
+    assert capsys.readouterr().err == "not using cuda: no kernel image\n"
+    with pytest.raises(InputError, match="--device=cuda cannot be used here: no kernel image"):
+        devices.find_device("cuda")
+
+
+# --------------------------------------------------------------------------------------------------------
+# other programs' checkpoints
+
+
+def test_checkpoints_of_other_programs_open_or_are_refused_by_name(data, tmp_path):
+    shape = {"dim": 128, "n_layers": 2, "n_heads": 16, "n_kv_heads": 8, "vocab_size": 512, "multiple_of": 64}
+    model = small_model(lively=True, **shape)
+    llama2c = {"model": model.state_dict(), "model_args": shape | {"max_seq_len": 32}, "config": {"dim": 128}}
+    llama2c |= {"optimizer": {}, "iter_num": 7, "best_val_loss": 2.0}
+    torch.save(llama2c, tmp_path / "ckpt.pt")
+    torch.save(small_model(**shape).state_dict(), tmp_path / "happy.pth")
+    gpt = {"transformer.wte.weight": torch.zeros(8, 4), "lm_head.weight": torch.zeros(8, 4)}
+    torch.save({"model": gpt, "model_args": {"n_layer": 1, "n_embd": 4}}, tmp_path / "gpt.pt")
+    options = [*SMALL, *flags(data_dir=data, max_iters=2)]
+    _, error = run("train.py", *options, f"--out_dir={tmp_path}", "--init_from=resume", ok=False)
+    assert f"{tmp_path}/ckpt.pt holds no run: --init_from={tmp_path}/ckpt.pt starts from its" in error
+    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "gpt.pt", "happy.pth"]
+    for name in ("ckpt.pt", "happy.pth"):
+        out = tmp_path / name[:4]
+        start = flags(init_from=tmp_path / name, out_dir=out, learning_rate=0)
+        run_here("train.py", *options, *start)
+        trained, given = (load_checkpoint(path)["model"] for path in (out / "last.pt", tmp_path / name))
+        assert all(torch.equal(trained[key], weight) for key, weight in given.items())
+        run_here(
+            "sample.py", *flags(checkpoint=tmp_path / name, tokenizer=f"{data}/tok512.model", prompt="One")
+        )
+    for script, option in (("train.py", "init_from"), ("sample.py", "checkpoint")):
+        _, error = run(script, f"--{option}={tmp_path}/gpt.pt", ok=False)
+        assert error.startswith(f"{script}: {tmp_path}/gpt.pt is nanoGPT's: ")
+
+
+def test_an_id_without_a_piece_is_never_written(data, tmp_path, capsys):
+    path = random_checkpoint(
+        tmp_path / "padded.pt", Tokenizer(f"{data}/tok512.model").state(), vocab_size=640
+    )
+    options = flags(data_dir=data, out_dir=tmp_path / "out", init_from=path, max_iters=4, eval_interval=1)
+    run_here("train.py", *SMALL, *options, "--max_seq_len=120", "--learning_rate=0")
+    assert "finished: 4 steps" in capsys.readouterr().out
+    options = flags(checkpoint=path, num_samples=4, temperature=9.0, top_k=0, top_p=1.0, device="cpu")
+    assert run_here("sample.py", *options)
+    assert len(capsys.readouterr().out) > 200
 
 
 # --------------------------------------------------------------------------------------------------------
 # data
+
+
+@needs_proc
+def test_a_synthesis_that_is_killed_leaves_no_process_and_begins_again(tmp_path):
+    command = ["synthesize", f"--data_dir={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "tinystories.py", *command, "--workers=2"], cwd=HERE, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and len(workers := children(process.pid)) < 2:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    wait_until_gone(workers)
+    run_here("tinystories.py", *command, "--megabytes=0.1")
+    sums = ["synthesize", f"--data_dir={tmp_path}", "--num_texts=9", "--num_chats=9"]
+    run_here("prepare_data.py", *sums)
+    (tmp_path / "synthetic_sums_chats.json").unlink()  # as where it was killed between the two files
+    run_here("prepare_data.py", *sums)
+    assert len(read_rows(tmp_path / "synthetic_sums_chats.json")) == 9
+
+
+def wait_until_gone(pids):
+    until = time.time() + 20
+    while set(pids) & set(children(None)):
+        assert time.time() < until
+        time.sleep(0.05)
 
 
 @needs_proc
@@ -196,11 +379,7 @@ def test_shards_of_a_run_that_was_killed_are_resumed_and_are_the_same(data, tmp_
     assert workers and 0 < len(done) < 50
     with pytest.raises(InputError, match="no finished shards"):
         tinystories.read_meta(str(folder))
-    until = time.time() + 20
-    while set(workers) & set(children(None)):  # no worker stays alive
-        assert time.time() < until
-        time.sleep(0.05)
-
+    wait_until_gone(workers)
     times = {name: (folder / f"{name}.bin").stat().st_mtime_ns for name in done}
     run(*command)
     assert {name: (folder / f"{name}.bin").stat().st_mtime_ns for name in done} == times

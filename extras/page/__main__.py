@@ -24,11 +24,17 @@ import sys
 from pathlib import Path
 
 import torch
-from tokenizers.pre_tokenizers import ByteLevel
 
 from configurator import InputError, atomic_write, override
-from extras.export import iter_weights, load_weights
-from extras.hf_tokenizer import tokenizer_json
+from extras.export import iter_weights, load_weights, output_path, without_padding
+from extras.tokenizer_check import (
+    byte_level_parts,
+    check_tokenizer,
+    collapses_spaces,
+    merge_by_score,
+    merge_in_words,
+    one_space,
+)
 from prepare_data import SYSTEM
 
 checkpoint = "output/ckpt.pt"  # the model: anything that extras/export.py reads
@@ -62,68 +68,39 @@ def tokenizer_data(tok):
     ids = range(tok.n_words)
     names = ("kind", "bos_id", "eos_id", "chat_start_id", "chat_end_id")
     common = {name: getattr(tok, name) for name in names}
+    pieces = [tok.piece(i) for i in ids]
+    id_of = {piece: i for i, piece in enumerate(pieces)}
     if tok.kind == "tokenizers":
-        return {**common, "pieces": [tok.piece(i) or "" for i in ids], **byte_level_data(tok)}
-    tokenizer_json(tok)  # its test: nothing but a byte pair encoding
+        parts = byte_level_parts(tok, "tokenizer.js of the page")
+        rule = merge_in_words(id_of, parts["merges"], parts["digits"])
+        check_tokenizer(tok, rule, "the page", prepare=tok.normalize)
+        return {**common, "pieces": pieces, **parts, "chat": tok.has_chat_format}
     sp = tok.sp
     tests = {"u": sp.is_unknown, "c": sp.is_control, "x": sp.is_unused, "b": sp.is_byte}
-    return {
-        **common,
-        "pieces": [tok.piece(i) for i in ids],
+    data = {
         "scores": [sp.get_score(i) for i in ids],
         "kinds": "".join(next((letter for letter, test in tests.items() if test(i)), "n") for i in ids),
         "unk_surface": sp.decode([sp.unk_id()]),
-        "collapse_spaces": "▁▁" not in sp.normalize("a  a"),
+        "collapse_spaces": collapses_spaces(tok),
         "add_prefix": sp.normalize("a") == "▁a",
     }
+    known = {piece: i for piece, i in id_of.items() if data["kinds"][i] in "nb"}
+    rule = merge_by_score(known, data["scores"], data["add_prefix"], sp.unk_id())
+    shorten = one_space if data["collapse_spaces"] else str
+    check_tokenizer(tok, lambda text: rule(shorten(text)), "the page")
+    return {**common, "pieces": pieces, **data}
 
 
-def byte_level_data(tok):
-    """What a tokenizer.json says, for tokenizer.js. InputError names what that does not know."""
-    saved = json.loads(tok.files["tokenizer.json"])
-    model = saved["model"]
-    normalizer = saved["normalizer"]
-    words = saved["pre_tokenizer"] or {}
-    digits = ""
-    if words.get("type") == "Sequence" and len(words["pretokenizers"]) == 2:  # --split_digits
-        split, words = words["pretokenizers"]
-        digits = split.get("pattern", {}).get("Regex", "")
-        if split.get("behavior") != "Isolated" or not re.fullmatch(r"\[[^\[\]\\^]+\]", digits):
-            words = split  # which the page does not know
-    added = saved["added_tokens"]
-    odd = {
-        f"a model of type {model['type']}": model["type"] != "BPE",
-        f"the normalizer {(normalizer or {}).get('type')}": normalizer not in (None, {"type": "NFKC"}),
-        f"the pre-tokenizer {words.get('type')}": words.get("type") != "ByteLevel",
-        "words without a pattern": not words.get("use_regex", True),
-        "a space before each text": words.get("add_prefix_space"),
-        "ignore_merges": model.get("ignore_merges"),
-        "affixes": model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"),
-        "a vocabulary without all 256 bytes": not set(ByteLevel.alphabet()) <= set(model["vocab"]),
-        "added tokens that are not special": not all(t["special"] and not t["normalized"] for t in added),
-        "stripping": any(t["lstrip"] or t["rstrip"] or t["single_word"] for t in added),
-    }
-    for reason, applies in odd.items():
-        if applies:
-            raise InputError(f"{tok.name} cannot go into a page, whose tokenizer.js does not know {reason}")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    return {
-        "merges": merges,
-        "special": {t["content"]: t["id"] for t in added},
-        "nfkc": normalizer is not None,
-        "digits": digits,
-        "chat": tok.has_chat_format,
-    }
-
-
-def build(args, weights, tok):
+def build(args, weights, tok, stop_ids=()):
     """The page as a text."""
+    args, weights = without_padding(args, weights, tok)
     data, table = pack(args, weights)
     config = {
         "model_args": vars(args),
         "parameters": sum(numbers for _, numbers in table),
         "weights": table,
         "tokenizer": tokenizer_data(tok),
+        "stop_ids": [i for i in stop_ids if i < tok.n_words],
         "chat": chat and tok.has_chat_format,
         "prompt": prompt,
         "system": system,
@@ -151,17 +128,16 @@ def check_size(size):
 
 
 def main():
-    args, weights, tok = load_weights(checkpoint, tokenizer)
+    path = output_path(out, (checkpoint, tokenizer))
+    args, weights, tok, stop_ids = load_weights(checkpoint, tokenizer)
     if not tok:
         raise InputError(f"{checkpoint} holds no tokenizer: give it one, --tokenizer=PATH")
-    if tok.n_words != args.vocab_size:
-        raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {args.vocab_size}")
     numbers = sum(w.numel() for _, w in iter_weights(args, weights))
     check_size(numbers * 2 * 4 / 3)  # float16 in base64; it will be a little more
-    page = build(args, weights, tok)
+    page = build(args, weights, tok, stop_ids)
     size = len(page.encode("utf-8"))
     check_size(size)
-    with atomic_write(out) as f:
+    with atomic_write(path) as f:
         f.write(page)
     print(f"wrote {out} ({size / 1e6:.1f} MB): open it in a browser")
 

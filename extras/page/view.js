@@ -11,7 +11,8 @@
 const $ = (id) => document.getElementById(id);
 const config = JSON.parse($("config").textContent);
 const tok = make_tokenizer(config.tokenizer);
-const stop_ids = new Set([tok.bos_id, tok.eos_id, tok.chat_start_id, tok.chat_end_id].filter((id) => id >= 0));
+const ends = [tok.bos_id, tok.eos_id, tok.chat_start_id, tok.chat_end_id, ...config.stop_ids];
+const stop_ids = new Set(ends.filter((id) => id >= 0));
 const TOP_K = [1, 2, 3, 5, 10, 20, 50, 100, 300, 0]; // of the slider; 0 is all
 
 const state = {
