@@ -64,7 +64,7 @@ def find_dtype(name: str, device: str) -> str:
     """The dtype asked for, or one in which this device is faster. All are right; they differ in speed."""
     device_type = device.split(":")[0]
     if device_type == "cuda" and name == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "float16"  # a T4 or V100 only emulates bfloat16
+        return "float16"  # a T4 only emulates bfloat16
     if device_type == "cpu" and (name == "float16" or (name == "bfloat16" and not cpu_has_bf16())):
         return "float32"
     return name
