@@ -85,6 +85,8 @@ def parse_value(text, default, comment):
 def print_input_error(error_type, error, trace):
     if error_type.__name__ == "OutOfMemoryError":  # torch's
         error = "out of memory: a smaller batch needs less"
+    elif isinstance(error, OSError) and error.strerror:  # a folder in place of a file, a full disk
+        error = f"{error.filename or 'the system'}: {error.strerror}"
     elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
         return sys.__excepthook__(error_type, error, trace)
     print(f"{os.path.basename(sys.argv[0])}: {str(error) or 'interrupted'}", file=sys.stderr)

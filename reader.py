@@ -201,9 +201,10 @@ def read_checkpoint(path, mmap=False):
         raise InputError(f"no checkpoint {path}: train.py writes one") from None
     except Exception as error:  # of torch, pickle, zipfile and the disk
         raise InputError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from None
+    weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
+    if isinstance(weights, dict) and any(str(name).endswith("transformer.wte.weight") for name in weights):
+        raise InputError(f"{path} is nanoGPT's: a GPT-2, which is another model than this one")
     try:
-        if "transformer.wte.weight" in checkpoint["model"]:
-            raise ValueError("it is nanoGPT's, a GPT-2")
         with torch.device("meta"), warnings.catch_warnings():  # takes no memory, and copies nothing
             warnings.simplefilter("ignore")
             Transformer.from_checkpoint(checkpoint)

@@ -368,13 +368,17 @@ class PretokDataset(torch.utils.data.Dataset):
         self.stride = max_seq_len + self.masked  # chunks of running text share a token, rows do not
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
-        self.starts = np.cumsum([0, *((len(ids) - (not self.masked)) // self.stride for ids in self.ids)])
+        if self.masked and [*map(len, self.ids)] != [*map(len, self.masks)]:
+            raise InputError(f"{self.folder}: a .mask is not as long as its .bin: make the shards again")
+        sizes = (max(0, len(ids) - (not self.masked)) // self.stride for ids in self.ids)
+        self.starts = np.cumsum([0, *sizes])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
     def _open(self, path, dtype):
         try:
-            numbers = np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
+            dtype = np.dtype(dtype).newbyteorder("<")
+            numbers = np.memmap(path, dtype, mode="r") if os.path.getsize(path) else np.empty(0, dtype)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as {dtype}: {error}") from None
         if len(numbers) <= self.max_seq_len:

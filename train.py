@@ -98,8 +98,8 @@ all_reduce = dist.all_reduce if world_size > 1 else lambda tensor: None  # the s
 last_path, best_path, log_path = (f"{out_dir}/{name}" for name in ("last.pt", "ckpt.pt", "log.jsonl"))
 resume = init_from == "resume"
 checkpoint = {}  # empty for random weights
+newest = last_path if os.path.exists(last_path) else best_path
 if resume:
-    newest = last_path if os.path.exists(last_path) else best_path
     if not os.path.exists(newest):
         raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
     if rank == 0 and not eval_only:
@@ -114,8 +114,9 @@ if resume:
             raise InputError(f"the run in {out_dir} has --{name}={value}: another value needs a new run")
         if name in config and name not in given and name not in NOT_KEPT:
             globals()[name] = config[name] = value
-elif not eval_only and any(map(os.path.exists, (last_path, best_path, log_path))):
-    raise InputError(f"{out_dir} holds a run: resume it with --init_from=resume, or give another --out_dir")
+elif not eval_only and any(map(os.path.exists, (newest, log_path))):
+    how = "resume it with --init_from=resume, or " if os.path.exists(newest) else ""  # a log alone is no help
+    raise InputError(f"{out_dir} holds a run: {how}give another --out_dir")
 elif init_from != "scratch":
     checkpoint = read_checkpoint(init_from)
 if gradient_accumulation_steps % world_size:
