@@ -337,6 +337,9 @@ def test_mfu_is_palms_and_unknown_for_an_unknown_device():
     assert model.estimate_mfu(1e6, peak_flops("NVIDIA H100 80GB HBM3")) == pytest.approx(per_token / 989e6)
     assert peak_flops("NVIDIA L4") == 121e12 and peak_flops("NVIDIA L40") is peak_flops("cpu") is None
     assert model.estimate_mfu(1e6, None) is None
+    for name in ("RTX 4090 Laptop GPU", "RTX 4090 D", "RTX 3090 Ti", "A100-SXM4-40GB MIG 1g.5gb"):
+        assert peak_flops(f"NVIDIA GeForce {name}") is None  # other chips, or a part of one
+    assert peak_flops("NVIDIA H200", "float32") is None and peak_flops("NVIDIA H200") == 989e12
 
 
 @pytest.mark.parametrize("changes", [{"n_heads": 5}, {"n_kv_heads": 3}, {"dim": 12, "n_heads": 4}])

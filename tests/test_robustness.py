@@ -288,6 +288,16 @@ def test_auto_takes_no_gpu_that_cannot_compute(monkeypatch, capsys):
         devices.find_device("cuda")
 
 
+@pytest.mark.parametrize("has, onednn, fast", [
+    ({"avx512_bf16": True}, True, True), ({"amx_tile": True}, True, True), ({"avx512_f": True}, True, False),
+    ({"bf16": True}, True, True), ({"bf16": True}, False, False), ({"neon": True}, True, False),  # ARM's
+])  # fmt: skip
+def test_cpus_with_bfloat16(monkeypatch, has, onednn, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+    assert devices.find_dtype("bfloat16", "cpu") == ("bfloat16" if fast else "float32")
+
+
 # --------------------------------------------------------------------------------------------------------
 # other programs' checkpoints
 
