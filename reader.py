@@ -61,7 +61,7 @@ def decode(data, path, encoding="utf-8"):
         text = data.decode(encoding).removeprefix("\ufeff")
         if is_utf8(data, encoding):
             raise InputError(f"{path} is utf-8, not {encoding}: leave out --encoding")
-        if text.count("\0") * 4 <= len(text):
+        if text.count("\0") * 10 <= len(text):
             return text
         problem = "many characters are zero"
     except LookupError:
@@ -78,7 +78,7 @@ def is_utf8(data, encoding):
     """Whether bytes said to be in another encoding are UTF-8: nearly all others would decode them, too."""
     name = codecs.lookup(encoding).name
     seven_bit = data.isascii() and not name.startswith(("utf-16", "utf-32"))  # the same, or HZ, UTF-7, ...
-    if seven_bit or name.startswith("utf-8") or data.count(0) * 4 > len(data):
+    if seven_bit or name.startswith("utf-8") or data.count(0) * 10 > len(data):
         return False
     return data.decode("utf-8", "ignore").encode() == data
 
@@ -88,7 +88,7 @@ def guess_encoding(data):
     for bom, name in BOMS.items():
         if data.startswith(bom):
             return name
-    if data.count(0) * 4 > len(data):  # the other half of an ASCII character
+    if data.count(0) * 10 > len(data):  # the other half of an ASCII character
         return "utf-16-be" if data[::2].count(0) > data[1::2].count(0) else "utf-16-le"
     high, valid = (len(re.findall(rb"[\x80-\xff]", d)) for d in (data, data.decode(errors="ignore").encode()))
     text = data.decode("gb18030", "ignore")
