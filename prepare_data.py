@@ -212,10 +212,12 @@ def split_file(path):
     bounds = {0, size}
     with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for i in range(1, parts):
-            data.seek(data.rfind(b"\n", 0, size * i // parts) + 1)  # the beginning of the line there
+            begin = data.rfind(b"\n", 0, size * i // parts) + 1  # of the line there
+            data.seek(begin)
             while is_full_chunk(data.readline()):
                 pass
-            bounds.add(data.tell())
+            is_long = data.tell() > size * (i + 1) // parts  # a novel: it has to be cut somewhere
+            bounds.add(begin if is_long else data.tell())
     if len(bounds) < 3:
         raise InputError(f"{path} is too short for a part to train on and a part to validate on")
     return list(itertools.pairwise(sorted(bounds)))
