@@ -469,8 +469,8 @@ class PretokDataset(torch.utils.data.Dataset):
 
     def _open(self, path, dtype):
         try:
-            is_empty = os.path.getsize(path) == 0  # which cannot be mapped
-            numbers = np.zeros(0) if is_empty else np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
+            empty = os.path.getsize(path) == 0  # which cannot be mapped
+            numbers = np.zeros(0) if empty else np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as {dtype}: {error}") from None
         if len(numbers) <= self.max_seq_len:
