@@ -205,8 +205,8 @@ def split_file(path):
     if it is large; fewer if they would be tiny. The first is for validation. After a full chunk, the next
     line may be of the same document, so a part begins only after a line that is not full.
     """
-    size = os.path.getsize(path)
-    if not (path.endswith(".jsonl") and size):
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
+    if not (path.lower().endswith((".jsonl", ".ndjson")) and size):
         raise InputError(f"{path} is empty or not a .jsonl: run python prepare_data.py pretrain or sft")
     parts = max(2, min(max(10, size >> 26), size // 20_000))
     bounds = {0, size}
@@ -216,7 +216,7 @@ def split_file(path):
             data.seek(begin)
             while is_full_chunk(data.readline()):
                 pass
-            is_long = data.tell() > size * (i + 1) // parts  # a novel: it has to be cut somewhere
+            is_long = data.tell() >= size * (i + 1) // parts  # a novel: it has to be cut somewhere
             bounds.add(begin if is_long else data.tell())
     if len(bounds) < 3:
         raise InputError(f"{path} is too short for a part to train on and a part to validate on")
