@@ -463,7 +463,7 @@ class PretokDataset(torch.utils.data.Dataset):
         self.paths = paths[1:] if split == "train" else paths[:1]
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
-        self.ends = np.cumsum([(len(ids) - (not self.masked)) // self.stride for ids in self.ids])
+        self.ends = np.cumsum([max(0, len(ids) - (not self.masked)) // self.stride for ids in self.ids])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
