@@ -50,7 +50,8 @@ def override(scope, commands=()):
     """
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # not every terminal has every character of a story
+        if hasattr(stream, "reconfigure"):  # Jupyter's has none
+            stream.reconfigure(errors="replace")  # not every terminal has every character of a story
     with open(scope["__file__"], encoding="utf-8") as f:
         comments = dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
     parser = argparse.ArgumentParser(
@@ -105,6 +106,8 @@ def print_input_error(error_type, error, trace):
     """sys.excepthook of the scripts."""
     if error_type.__name__ == "OutOfMemoryError":  # torch's
         error = "out of memory: a smaller batch needs less"
+    elif isinstance(error, OSError) and error.strerror:  # a folder in place of a file, a full disk
+        error = f"{error.filename or 'the system'}: {error.strerror}"
     elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
         return sys.__excepthook__(error_type, error, trace)
     print(f"{os.path.basename(sys.argv[0])}: {str(error) or 'interrupted'}", file=sys.stderr)
