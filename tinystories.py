@@ -463,6 +463,8 @@ class PretokDataset(torch.utils.data.Dataset):
         self.paths = paths[1:] if split == "train" else paths[:1]
         self.ids = [self._open(path, self.meta["dtype"]) for path in self.paths]
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
+        if self.masked and [*map(len, self.ids)] != [*map(len, self.masks)]:
+            raise InputError(f"{self.folder}: a .mask is not as long as its .bin: make the shards again")
         self.ends = np.cumsum([max(0, len(ids) - (not self.masked)) // self.stride for ids in self.ids])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
