@@ -185,7 +185,8 @@ best_val_loss = math.inf
 data_counts = {"splits": meta.get("splits"), "chunks": num_chunks}
 if resume:
     step = checkpoint["iter_num"]
-    if checkpoint.get("data_counts", data_counts) == data_counts:
+    saved_counts = checkpoint.get("data_counts", data_counts)
+    if has_types_of(saved_counts, data_counts) and saved_counts == data_counts:
         best_val_loss = checkpoint["best_val_loss"]
     else:
         print0(f"{folder} holds other data than at the last save: the best validation loss begins again")
