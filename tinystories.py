@@ -60,6 +60,7 @@ LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with wh
 STORIES = "TinyStories_all_data"
 SHARDS = 50  # as many as the original has
 COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}
+ROW_COUNTS = {"rows": 0, "tokens_used": 0, "truncated": 0}  # of shards for fine-tuning
 META = {  # values of the types that stand in a meta.json
     "dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
     "splits": {"val": COUNTS, "train": COUNTS},
@@ -403,9 +404,10 @@ def load_meta(path):
     """The content of a meta.json, or {} where there is none. InputError where pretokenize wrote no such."""
     meta = read_json(path) if os.path.exists(path) else {}
     example = {name: META[name] for name in META.keys() & {*meta, "dtype", "vocab_size"}}
+    known = {**COUNTS, **(ROW_COUNTS if "row_len" in meta else {}), "files": {}}
     right = not meta or (has_types_of(meta, example) and meta["dtype"] in ("uint16", "uint32"))
     for name, counts in meta.get("shards", {}).items() if right else ():  # files are removed by these names
-        right = right and re.fullmatch(r"data\d+", name) and has_types_of(counts, {**COUNTS, "files": {}})
+        right = right and re.fullmatch(r"data\d+", name) and has_types_of(counts, known)
         right = right and counts["files"].keys() <= {".bin", ".mask"}
     if not right or (meta.get("splits") and meta["splits"]["val"]["bytes"] < 1):
         raise InputError(f"{path} is broken, pretokenize writes others: remove its folder, make it again")
