@@ -52,8 +52,7 @@ def override(scope, commands=()):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Jupyter's has none
             stream.reconfigure(errors="replace")  # not every terminal has every character of a story
-    with open(scope["__file__"], encoding="utf-8") as f:
-        comments = dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
+    comments = read_comments(scope)
     parser = argparse.ArgumentParser(
         usage=f"%(prog)s {'COMMAND ' if commands else ''}[--key=value ...]    (--help lists the options)",
         description=scope["__doc__"],
@@ -75,6 +74,21 @@ def override(scope, commands=()):
     given = vars(parser.parse_args())
     scope.update((k, v) for k, v in given.items() if k != "command")
     return given
+
+
+def read_comments(scope):
+    """{option: the comment on its line} of a script."""
+    with open(scope["__file__"], encoding="utf-8") as f:
+        return dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
+
+
+def is_in_bounds(scope, name, value):
+    """Whether the command line would take this number for an option."""
+    try:
+        parse_value(str(value), value, read_comments(scope).get(name, ""))
+    except argparse.ArgumentTypeError:
+        return False
+    return True
 
 
 def parse_value(text, default, comment):

@@ -33,7 +33,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, options, override
+from configurator import InputError, atomic_write, is_in_bounds, options, override
 from devices import autocast, device_name, find_dtype, init_distributed, peak_flops, print0, try_compile
 from model import ModelArgs, Transformer, model_args_dict
 from reader import has_types_of, read_checkpoint
@@ -109,7 +109,9 @@ if resume:
     saved_config = checkpoint["config"] if type(checkpoint["config"]) is dict else {}
     state = {"iter_num": 0, "best_val_loss": 0.0, "scaler": {}, "rng": {"torch": torch.get_rng_state()}}
     state["config"] = {name: config[name] for name in config.keys() & saved_config.keys()}
-    if not has_types_of(checkpoint, state) or checkpoint["iter_num"] < 0:
+    numbers = {name: value for name, value in state["config"].items() if type(value) in (int, float)}
+    right = has_types_of(checkpoint, state) and checkpoint["iter_num"] >= 0
+    if not right or not all(is_in_bounds(globals(), name, saved_config[name]) for name in numbers):
         raise InputError(f"{saved_runs[0]} is damaged: it does not say where its run stands")
     for name, value in checkpoint["config"].items():
         if name in FIXED and given.get(name, value) != value:
