@@ -314,7 +314,7 @@ def test_a_padded_vocabulary_is_sampled_from_its_pieces_only(tok, tmp_path):
     assert ModelArgs(dim=64, multiple_of=2).hidden_dim == 170  # llama2.c's
     path = fixtures.random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words + 900)
     generator = TextGenerator(path)
-    new = [ids for ids in generator.stream([1], 64, 20, temperature=50.0, top_k=0)]
+    new = list(generator.stream([1], 64, 20, temperature=50.0, top_k=0))
     assert max(map(max, new)) < tok.n_words
 
 

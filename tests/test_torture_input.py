@@ -39,7 +39,8 @@ READERS = {  # a file: the commands that read it
     "belle.jsonl": [("prepare_data.py", "sft", "--input_path=belle.jsonl", "--output_path=out/o.jsonl")],
     "chunks.jsonl": [("prepare_data.py", "pretokenize", "--input_path=chunks.jsonl", *PREPARE)],
     "chats.jsonl": [("prepare_data.py", "pretokenize_sft", "--input_path=chats.jsonl", *PREPARE)],
-    "short.jsonl": [("train_tokenizer.py", *flags(data_path="short.jsonl", save_dir="out/k", vocab_size=300))],
+    "short.jsonl": [("train_tokenizer.py", "--data_path=short.jsonl",
+                     "--save_dir=out/k", "--vocab_size=300")],
     **{f"k/{name}.json": [("prepare_data.py", "pretokenize_sft", "--input_path=chats.jsonl", *PREPARE)]
        for name in ("tokenizer", "tokenizer_config", "special_tokens_map")},
     "m.model": [("tokenizer.py", "--tokenizer=m.model", "--text=好 <s>")],
