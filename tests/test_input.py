@@ -320,9 +320,9 @@ def test_a_padded_vocabulary_is_sampled_from_its_pieces_only(tok, tmp_path):
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-42, 1e-8, 1e30])
 def test_a_temperature_close_to_zero_takes_the_likeliest_token(temperature):
-    logits = torch.tensor([[1.0, 300.0, -2e4, 299.0]])
+    logits = torch.randn(1, 300)
     drawn = {sample_next_token(logits, temperature).item() for _ in range(50)}
-    assert drawn == {1} if temperature < 1 else len(drawn) > 2
+    assert drawn == {logits.argmax().item()} if temperature < 1 else len(drawn) > 20
 
 
 def test_processes_and_seeds_are_such_as_the_machine_can_have(monkeypatch, capsys):
