@@ -1,0 +1,335 @@
+"""What people bring: encodings, endings, long lines, foreign tokenizers. The right text, or one sentence."""
+
+import bz2
+import gzip
+import io
+import json
+import os
+import random
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import sentencepiece
+import tokenizers
+import torch
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+import tinystories
+from configurator import InputError, cpu_count, read_json
+from model import ModelArgs, sample_next_token
+from prepare_data import CHAT_TEMPLATE
+from reader import read_text
+from sample import TextGenerator
+from tests import fixtures
+from tests.fixtures import END, START, ZH, assistant, needs_shared, prepare, read_rows, run_here, user
+from tinystories import PretokDataset, encode_documents, text_encoder
+from tokenizer import Tokenizer
+
+pytest_plugins = ["tests.fixtures"]
+CHINESE = "今天天气很好，我们一起去公园。"
+ROW = json.dumps({"text": CHINESE}, ensure_ascii=False) + "\n"
+SPECIAL = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+
+
+def packed(kind):
+    raw = io.BytesIO()
+    if kind == "zip":
+        zipfile.ZipFile(raw, "w").writestr("a.jsonl", ROW)
+        return raw.getvalue()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        info = tarfile.TarInfo("A.JSONL")
+        info.size = len(ROW.encode())
+        tar.addfile(info, io.BytesIO(ROW.encode()))
+    return bz2.compress(raw.getvalue()) if kind == "bz2" else raw.getvalue()
+
+
+# --------------------------------------------------------------------------------------------------------
+# one reader
+
+GB = "seems to be gb18030: convert it, .*--encoding=gb18030"
+READ = {  # file: (bytes, the texts that are read; or what the refusal says)
+    "A.JSONL": (ROW.encode() * 2, [CHINESE] * 2), "a.NdJson": (ROW.encode(), [CHINESE]),
+    "A.Json": (f"[{ROW.strip()}]".encode(), [CHINESE]), "lines.json": (ROW.encode() * 2, [CHINESE] * 2),
+    "pretty.json": (b'[\n {\n  "text": "one"\n },\n "two"\n]', ["one", "two"]),
+    "object.json": (b'{\n "text": "one"\n}', ["one"]), "no_ending": (CHINESE.encode(), [CHINESE]),
+    "A.TXT": (b"one\r\n<|endoftext|>two<s>", ["one", "two<s>"]), "a.TAR.BZ2": (packed("bz2"), [CHINESE]),
+    "joined.jsonl": (ROW.encode("utf-8-sig") * 2, [CHINESE] * 2), "mark.txt": (b"\xef\xbb\xbfA", ["A"]),
+    "mark.json": (f"[{ROW}]".encode("utf-8-sig"), [CHINESE]), "gb.txt": (CHINESE.encode("gb18030"), GB),
+    "deep.jsonl": (b"[" * 2000 + b'\n{"text": ' + b"9" * 5000 + b"}\n" + ROW.encode(), [CHINESE]),
+    "16.jsonl": ((ROW * 2).encode("utf-16"), "not utf-8, but seems to be utf-16: "),
+    "16le.jsonl": ((ROW * 2).encode("utf-16-le"), "seems to be utf-16-le: "),
+    "16be.json": (('{"text": "a cat sat"}\n' * 2).encode("utf-16-be"), "seems to be utf-16-be: "),
+    "32.txt": (CHINESE.encode("utf-32"), "seems to be utf-32"), "gb.json": (f"[{ROW}]".encode("gbk"), GB),
+    "late.jsonl": (b'{"text": "a plain line"}\n' * 99 + ROW.encode("gb18030"), f"line 100, is .*{GB}"),
+    "gz.jsonl": (gzip.compress(b"x"), "not text, but gzip: unpack"), "none.jsonl": (b"\n \n", "nothing to"),
+    "cyrillic.txt": ("Привет, мир. Это не то.".encode("cp1251"), "not utf-8: convert it"),
+    "a.zip": (packed("zip"), "but zip: unpack"), "a.tar": (packed("tar"), "not text, but tar: unpack"),
+    "cut.json": (f'[{ROW}, {{"te'.encode(), "cut.json is broken: .* line 2"),
+    "deep.json": (b"[" * 99999, "deep.json is broken: "), "folder.jsonl": (None, "no file .*folder.jsonl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_every_form_of_a_text_is_read_or_refused_by_its_name(name, tmp_path):
+    content, expected = READ[name]
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    out = tmp_path / "out" / "o.jsonl"
+    if isinstance(expected, list):
+        prepare("pretrain", path, out)
+        assert [row["text"].strip() for row in read_rows(out)] == expected
+        return
+    with pytest.raises(InputError, match=expected) as error:
+        prepare("pretrain", path, out)
+    assert str(error.value).count(name) <= 1 and not list(tmp_path.glob("out/*"))
+
+
+def test_another_encoding_is_read_if_it_is_named_and_is_the_right_one(tmp_path):
+    for encoding in ("gb18030", "GBK", "utf-16", "utf-16-le", "utf-32", "UTF8"):
+        (tmp_path / "a.txt").write_bytes(CHINESE.encode(encoding))
+        assert read_text(str(tmp_path / "a.txt"), encoding) == CHINESE
+    cases = [(CHINESE * 2, "utf-16"), (CHINESE * 2, "gb18030"), ("A cat. ", "utf-16"), (CHINESE, "none")]
+    for text, encoding in cases:
+        (tmp_path / "a.txt").write_bytes(text.encode())
+        with pytest.raises(InputError, match="leave out --encoding|is not (utf-16|gb18030)|knows no such"):
+            read_text(str(tmp_path / "a.txt"), encoding)
+
+
+@needs_shared
+@pytest.mark.parametrize("form", ["utf-8", "utf-8-sig", "gb18030", "one line", "chapters", "long and short"])
+def test_a_novel_in_any_form_becomes_a_vocabulary_and_shards_and_comes_back(form, tmp_path, capsys):
+    novel = read_text(f"{ZH}/novel.txt")[:40_000]
+    lines = novel.replace("\n", "")
+    forms = {"one line": lines, "long and short": f"a<|endoftext|>{lines}<|endoftext|>b"}
+    forms["chapters"] = "\n".join(lines[i : i + 4000] for i in range(0, len(lines), 4000))
+    text = forms.get(form, novel)
+    options = [] if form in forms or form == "utf-8-sig" else [f"--encoding={form}"]
+    path, folder = tmp_path / "novel.txt", tmp_path / "d"
+    path.write_bytes(text.encode("utf-8" if form in forms else form))
+    for size in (1024, 2048):  # the text has 2,600 different characters
+        args = fixtures.flags(input_path=path, data_dir=folder, vocab_size=size, workers=1)
+        command = ("tinystories.py", "pretokenize", *args, *options)
+        run_here(*command)
+        tok = Tokenizer(f"{folder}/tok{size}.model")
+        shards = [np.fromfile(path, "<u2") for path in sorted((folder / f"tok{size}").glob("*.bin"))]
+        decoded = tok.decode(np.concatenate(shards).tolist())
+        assert "".join(decoded.split()) == "".join(text.replace("<|endoftext|>", "").split())
+        assert min(map(len, shards)) > 3000
+        capsys.readouterr()
+        run_here(*command)
+        assert "is up to date" in capsys.readouterr().out
+    prepare("pretrain", path, tmp_path / "o.jsonl", *options)
+    args = fixtures.flags(data_path=tmp_path / "o.jsonl", save_dir=tmp_path / "k", vocab_size=400)
+    run_here("train_tokenizer.py", *args)
+
+
+def test_the_vocabulary_learns_from_long_lines_and_from_all_parts_but_the_first(tmp_path, capsys):
+    rng = random.Random(0)
+    words = lambda letters: " ".join("".join(rng.choices(letters, k=3)) for _ in range(2000))  # noqa: E731
+    texts = [words("абв")] * 2 + [words("abcd")] * 30 + [words("ξψω") + "。" * 5000] * 4  # 8 to 29 kB each
+    path = fixtures.write_rows(tmp_path / "own.jsonl", [{"body": text} for text in [*texts, {}]])
+    args = fixtures.flags(input_path=path, data_dir=tmp_path / "d", text_key="body", workers=1)
+    command = ("tinystories.py", "pretokenize", *args)
+    run_here(*command, "--vocab_size=400")
+    tok = Tokenizer(f"{tmp_path}/d/tok400.model")
+    letters = {letter for i in range(400) for letter in tok.piece(i)}
+    assert {*"abcdξψω。"} <= letters and "б" not in letters  # the first part is for validation
+    out, err = capsys.readouterr()
+    assert "own.jsonl, line 37: no body" in err and "left out: no body (1)" in out
+    with pytest.raises(InputError, match="--vocab_size=260 has no room"):
+        run_here(*command, "--vocab_size=260")
+
+
+# --------------------------------------------------------------------------------------------------------
+# shards that others have made
+
+
+def test_shards_that_are_too_short_or_nanogpts_or_without_a_conversation(zh, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(tinystories, "print_once", said.append)
+    for name, ids in (("train", range(40, 60)), ("val", range(20))):
+        np.array([*ids] * 20, "<u2").tofile(tmp_path / f"{name}.bin")
+    parts = {split: PretokDataset(split, 16, 65, str(tmp_path)) for split in ("train", "val")}
+    assert parts["train"][0][0].min() == 40 and parts["val"][0][0].max() == 15
+    folder = tmp_path / "short"
+    folder.mkdir()
+    for i, length in enumerate((100, 5, 100, 0)):
+        np.arange(length, dtype="<u2").tofile(folder / f"data{i:02}.bin")
+    np.arange(9, dtype="<u2").tofile(folder / "other.bin")
+    assert len(PretokDataset("train", 16, 100, str(folder))) == 6
+    assert "data01.bin is shorter than a sequence" in "".join(said)
+    chats = [[user("短"), assistant("好" * 40)]] * 300 + [[user("长" * 900), assistant("好")]] * 120
+    args = (f"--tokenizer={zh}/tokenizer_k", "--max_seq_len=64", "--workers=1")
+    prepare("pretokenize_sft", fixtures.write_rows(tmp_path / "c.jsonl", chats), tmp_path / "sft", *args)
+    shards = read_json(tmp_path / "sft" / "meta.json")["shards"]
+    assert 0 in [counts["documents"] for counts in shards.values()]
+    assert len(PretokDataset("train", 64, 600, str(tmp_path / "sft")))
+
+
+# --------------------------------------------------------------------------------------------------------
+# tokenizers of others
+
+
+BYTES = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+BPE = (models.BPE(unk_token="<unk>"), trainers.BpeTrainer, BYTES)
+
+
+def save_tokenizer(folder, config=None, model=BPE, html="", **parts):
+    """A folder with a tokenizer of those parts, that asks for truncation and padding."""
+    model, trainer, options = model
+    tk = tokenizers.Tokenizer(model)
+    tk.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tk.decoder = decoders.ByteLevel()
+    for name, part in parts.items():
+        setattr(tk, name, part)
+    texts = fixtures.sentences(random.Random(0), 200) + ["the cat sat on the mat" + html] * 20
+    options = {"vocab_size": 500, "special_tokens": list(SPECIAL), "show_progress": False} | options
+    tk.train_from_iterator(texts, trainer(**options))
+    tk.enable_truncation(8)
+    tk.enable_padding(length=12)
+    folder.mkdir(exist_ok=True)
+    tk.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>"} if config is None else config
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+META = {"pre_tokenizer": pre_tokenizers.Metaspace(), "decoder": decoders.Metaspace()}
+WORDS = {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)}
+ADDS_BOS = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+EVERY = {
+    "plain": {},
+    "a space first": {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+    "nfkc": {"normalizer": normalizers.NFKC()},
+    "lower case": {"normalizer": normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])},
+    "adds BOS": {"post_processor": ADDS_BOS},
+    "one word": WORDS,
+    "Llama's": META,
+    "BERT's": {"pre_tokenizer": pre_tokenizers.BertPreTokenizer(), "decoder": decoders.WordPiece(),
+               "model": (models.WordPiece(unk_token="<unk>"), trainers.WordPieceTrainer, {})},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_folder_gives_the_ids_of_its_own_library_and_no_special_token_of_a_text(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    path = save_tokenizer(tmp_path / "k", **EVERY[name])
+    tok, own = Tokenizer(path), transformers.AutoTokenizer.from_pretrained(path)
+    assert (tok.bos_id, tok.eos_id) == (own.bos_token_id, own.eos_token_id) == (1, 2)
+    rng = random.Random(1)
+    parts = [*SPECIAL, *"ab  \n\t1<s>|é①，", "the cat", "＜ｓ＞", *fixtures.sentences(rng, 9)]
+    texts = ["".join(rng.choices(parts, k=rng.randint(0, 12))) for _ in range(500)]
+    own.backend_tokenizer.no_truncation()
+    own.backend_tokenizer.no_padding()
+    for text in texts:
+        ids = tok.encode(text)
+        assert ids == own(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert not {1, 2, 3, 4} & set(ids)
+    if not tok.has_chat_format:
+        return
+    own.chat_template = CHAT_TEMPLATE
+    for _ in range(100):  # X9: content that begins with spaces or newlines
+        head, tail = ("".join(rng.choices(" \n\tx", k=rng.randint(0, 3))) for _ in "ab")
+        chat = [user(head + "hi" + tail), assistant(tail + "ok" + head)]
+        want = own.apply_chat_template(chat, return_dict=True)["input_ids"]
+        ids, mask = tok.encode_chat(chat)
+        assert ids == want and ids.count(START) == ids.count(END) == 2
+        learned = tok.decode([i for i, m in zip(ids, mask) if m])
+        assert learned == tail + "ok" + head or name not in ("plain", "nfkc", "adds BOS")
+
+
+WRITTEN = [  # tokenizer_config.json, special_tokens_map.json, the ids of BOS and EOS in transformers
+    ({}, {"bos_token": "<s>", "eos_token": {"content": "</s>"}}, (1, 2)),
+    ({"bos_token": None, "eos_token": "<|im_end|>"}, {}, (-1, 4)),
+    ({"bos_token": "</s>", "eos_token": "<s>"}, {"bos_token": "<s>"}, (1, 1)),
+    ({"bos_token": None}, {"bos_token": "<s>", "eos_token": None}, (1, -1)),
+    ({"bos_token": "none of it"}, {}, (-1, -1)),
+]
+
+
+@pytest.mark.parametrize("config, tokens, ids", WRITTEN)
+def test_bos_and_eos_are_found_and_one_of_them_stands_between_two_documents(config, tokens, ids, tmp_path):
+    path = save_tokenizer(tmp_path, config=config)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
+    tok = Tokenizer(path)
+    assert (tok.bos_id, tok.eos_id) == ids
+    if ids == (-1, -1):
+        with pytest.raises(InputError, match="neither BOS nor EOS"):
+            encode_documents(["a"], tok, "uint16")
+        return
+    got = np.frombuffer(encode_documents(["a", "b"], tok, "uint16")[0], "<u2").tolist()
+    a, b = tok.encode("a"), tok.encode("b")
+    assert got == ([ids[0], *a, ids[0], *b] if ids[0] >= 0 else [*a, ids[1], *b, ids[1]])
+
+
+def test_tokenizers_that_cannot_be_right_are_refused(tmp_path):
+    unigram = (models.Unigram(), trainers.UnigramTrainer, {"unk_token": "<unk>"})
+    for parts in ({**META, "model": unigram}, {**META, "html": " <s>a</s>"}, {**WORDS, "html": "<s>a</s>"}):
+        path = save_tokenizer(tmp_path / "u", **parts)
+        with pytest.raises(InputError, match="of a text that says so"):  # so does its own library
+            Tokenizer(path)
+    state = Tokenizer(save_tokenizer(tmp_path / "k")).state()
+    evil = {"kind": "tokenizers", "files": {**state["files"], "../pwned.py": b"1", "/tmp/pwned.py": b"1"}}
+    assert Tokenizer(evil).state() == state
+    for wrong in ({"kind": [], "files": {}}, {"kind": "tokenizers", "files": b"x"},
+                  {"kind": "sentencepiece", "files": {"tokenizer.model": b""}},
+                  {"kind": "tokenizers", "files": {"tokenizer.json": "a text"}}):  # fmt: skip
+        with pytest.raises(InputError):
+            Tokenizer(wrong)
+
+
+def test_a_sentencepiece_model_without_a_dummy_prefix_is_encoded_as_it_is(tmp_path):
+    for prefix in (True, False):
+        texts = ["the cat sat on the mat", "<s>a cat</s> sat"] * 50
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts), model_prefix=f"{tmp_path}/m", vocab_size=300, model_type="bpe",
+            byte_fallback=True, add_dummy_prefix=prefix, hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+        tok = Tokenizer(f"{tmp_path}/m.model")
+        for text in ("the cat sat", " the  cat ", "<s>a</s>", "猫 sat"):
+            ids = np.frombuffer(text_encoder(tok, "uint16")(text), "<u2").tolist()
+            assert ids == tok.encode(text) and not {tok.bos_id, tok.eos_id} & set(ids)
+        assert tok.decode(ids) == "猫 sat"
+
+
+def test_another_chat_template_is_named(zh, tmp_path, capsys):
+    shutil.copytree(zh / "tokenizer_k", tmp_path / "k")
+    for template in (CHAT_TEMPLATE, "{{ '<think>' }}"):
+        config = read_json(tmp_path / "k" / "tokenizer_config.json") | {"chat_template": template}
+        (tmp_path / "k" / "tokenizer_config.json").write_text(json.dumps(config))
+        args = (f"--tokenizer={tmp_path}/k", "--max_seq_len=64", "--workers=1")
+        prepare("pretokenize_sft", zh / "chats.jsonl", tmp_path / "o", *args)
+        assert ("its chat template differs" in capsys.readouterr().err) == (template != CHAT_TEMPLATE)
+
+
+# --------------------------------------------------------------------------------------------------------
+# models and numbers
+
+
+def test_a_padded_vocabulary_is_sampled_from_its_pieces_only(tok, tmp_path):
+    assert ModelArgs(dim=64, multiple_of=2).hidden_dim == 170  # llama2.c's
+    path = fixtures.random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words + 900)
+    generator = TextGenerator(path)
+    new = list(generator.stream([1], 64, 20, temperature=50.0, top_k=0))
+    assert max(map(max, new)) < tok.n_words
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-42, 1e-8, 1e30])
+def test_a_temperature_close_to_zero_takes_the_likeliest_token(temperature):
+    logits = torch.randn(1, 300)
+    drawn = {sample_next_token(logits, temperature).item() for _ in range(50)}
+    assert drawn == {logits.argmax().item()} if temperature < 1 else len(drawn) > 20
+
+
+def test_processes_and_seeds_are_such_as_the_machine_can_have(monkeypatch, capsys):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)), raising=False)
+    assert cpu_count() == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    assert cpu_count() == 16
+    with pytest.raises(AssertionError):  # exit code 2
+        run_here("sample.py", "--seed=-1")
+    assert "argument --seed: expects a whole number, at least 0, not '-1'" in capsys.readouterr().err
