@@ -48,6 +48,7 @@ def open_text(path, encoding="utf-8", start=0, end=None):
         raise InputError(f"{path} is not text, but {(packed or ['tar'])[0]}: unpack or convert it first")
     if encoding != "utf-8":
         return io.StringIO(decode(file.read(), path, encoding))
+    check_encoding(head.decode("utf-8", "surrogateescape"), path, strict=False)
     if end is not None:
         file.seek(start)
         file = io.BytesIO(file.read(end - start))
@@ -58,8 +59,10 @@ def decode(data, path, encoding):
     """Bytes in another encoding than UTF-8 as a text. InputError if they are UTF-8, or not in it."""
     try:
         text = data.decode(encoding)
-    except (UnicodeError, LookupError) as error:
-        raise InputError(f"{path} cannot be read with --encoding={encoding}: {error}") from None
+    except LookupError:
+        raise InputError(f"--encoding={encoding}: Python knows no such encoding") from None
+    except UnicodeError as error:
+        raise InputError(f"{path} is not {encoding}: {error}") from None
     # UTF-8 decodes in most encodings, as other text. In UTF-16 half of the bytes of ASCII are 0.
     is_utf8 = data.decode(errors="ignore").encode() == data and data.count(0) * 4 <= len(data)
     if is_utf8 and not data.isascii() and not codecs.lookup(encoding).name.startswith("utf-8"):
@@ -78,7 +81,7 @@ def check_encoding(text, path, strict=True):
     guess = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
     high, valid = (len(re.findall(rb"[\x80-\xff]", d)) for d in (data, data.decode(errors="ignore").encode()))
     common = len(re.findall(COMMON_CHINESE, data.decode("gb18030", "ignore")))
-    if data.count(0) * 4 > len(data):  # the other half of an ASCII character
+    if data.count(0) * 6 > len(data):  # the other half of an ASCII character
         guess = guess or ("utf-16-be" if data[::2].count(0) > data[1::2].count(0) else "utf-16-le")
     elif valid * 2 < high < common * 60:
         guess = guess or "gb18030"

@@ -175,7 +175,12 @@ if resume:
     try:
         step = int(checkpoint["iter_num"])
         best_val_loss = float(checkpoint["best_val_loss"])
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]
         opt.load_state_dict(checkpoint["optimizer"])
+        for group, own in zip(opt.param_groups, settings):  # they are those of the options
+            group.update(own)
+        if not all(t.shape in (p.shape, ()) for p, state in opt.state.items() for t in state.values()):
+            raise ValueError("the optimizer is that of another model")
         if checkpoint["scaler"]:  # empty, if the run was in another dtype
             scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["rng"]["torch"])
@@ -312,7 +317,7 @@ if rank == 0:
         if os.path.exists(last_path):  # of a run that has ended since this one looked
             raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
-    with open(log_path, "a+", encoding="utf-8") as f:
+    with open(log_path, "a+", encoding="utf-8", errors="replace") as f:
         f.seek(0)  # rows of steps that will be done again are dropped
         found = [(re.match(r'{"step": (\d+), .*}\n', line), line) for line in f]
         rows = [line for match, line in found if match and int(match[1]) < step]

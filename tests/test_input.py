@@ -332,4 +332,4 @@ def test_processes_and_seeds_are_such_as_the_machine_can_have(monkeypatch, capsy
     assert cpu_count() == 16
     with pytest.raises(AssertionError):  # exit code 2
         run_here("sample.py", "--seed=-1")
-    assert "argument --seed: expects a whole number, at least 0, not '-1'" in capsys.readouterr().err
+    assert "--seed: expects a whole number, at least 0, below 4e9, not '-1'" in capsys.readouterr().err
