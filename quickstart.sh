@@ -78,6 +78,8 @@ if [ "$mode" = chat ]; then
     train $out --vocab_source=$data/seq_monkey --max_iters=300 --eval_interval=100 "${size[@]}" "${recipe[@]}"
     train ${out}_sft --init_from=$out/ckpt.pt --vocab_source=$data/belle_sft --max_iters=4800 --eval_interval=800 "${recipe[@]}"
     run python -m extras.exam --checkpoint=${out}_sft/ckpt.pt
+    run python -m extras.page --checkpoint=${out}_sft/ckpt.pt --out=${out}_sft/page.html
+    printf '\n你好！可以问：三十七加四十五等于几？ 再减八呢？ 你会什么？ （网页 page: %s）\n' ${out}_sft/page.html
     run python sample.py --checkpoint=${out}_sft/ckpt.pt --chat --temperature=0
     exit
 fi
