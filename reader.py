@@ -211,6 +211,8 @@ def read_checkpoint(path, mmap=False):
         with torch.device("meta"), warnings.catch_warnings():  # takes no memory, and copies nothing
             warnings.simplefilter("ignore")
             Transformer.from_checkpoint(checkpoint)
+        if "n_heads" not in checkpoint["model_args"]:
+            print(f"{path} does not say how many heads its model has: taking happy-llm's 16", file=sys.stderr)
         if not isinstance(checkpoint.get("tokenizer") or {}, dict):
             raise TypeError("the tokenizer is none")
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

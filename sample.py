@@ -76,8 +76,8 @@ class TextGenerator:
         """The ids of a prompt, with BOS. Of one that is longer than the context, the end."""
         ids = self.tokenizer.encode(start, bos=True)
         context = self.model.args.max_seq_len
-        if not ids:
-            raise InputError("an empty prompt needs a tokenizer with BOS")
+        if not ids:  # without BOS, EOS is what stands before a story
+            ids = [max(self.tokenizer.eos_id, 0)]
         if len(ids) > context:
             print(f"the prompt has {len(ids)} tokens: the last {context} are kept", file=sys.stderr)
         return ids[-context:]
