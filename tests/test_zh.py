@@ -478,6 +478,8 @@ def test_the_tutorials_dataloader_reads_a_shuffled_epoch(data):
     for part in (0, 1):  # inputs, targets
         read = torch.cat([batch[part] for batch in batches])
         assert torch.equal(read, torch.stack([ds[i][part] for i in order]))
+    for i, (x, _) in zip(order[:5], ds):  # without the loader, too
+        assert torch.equal(x, ds[i][0])
 
 
 def test_pretokenize_can_be_called_with_a_vocabulary_size(data, tmp_path, monkeypatch):
