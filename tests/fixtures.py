@@ -13,10 +13,12 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # in a small model, threads wait longer than they work
 
+import numpy as np
 import pytest
 import torch
 
 import prepare_data
+from configurator import write_json
 from model import ModelArgs, Transformer, model_args_dict
 from tinystories import PretokDataset
 from tokenizer import Tokenizer
@@ -24,9 +26,11 @@ from tokenizer import Tokenizer
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository
 SHARED = os.path.join(HERE, "..", "shared", "data")
 LLAMA2C = os.path.join(SHARED, "llama2c")
+STORIES260K, TOK512 = os.path.join(LLAMA2C, "stories260K.pt"), os.path.join(LLAMA2C, "tok512.model")
 ZH = os.path.join(SHARED, "zh")
 START, END = 3, 4  # the ids of <|im_start|> and <|im_end|> in the Chinese track
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch may have been imported before
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes by Linux's /proc")
 needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason="../shared/data is not there")
 
 
@@ -135,6 +139,17 @@ def write_rows(path, rows):
     return path
 
 
+def chat_rows(folder, mask, vocab_size):
+    """Shards of fine-tuning with that mask, the same for training and validation; returns the random ids."""
+    rows = np.random.default_rng(0).integers(vocab_size, size=mask.shape, dtype="<u2")
+    for name in ("data00", "data01"):
+        rows.tofile(folder / f"{name}.bin")
+        mask.tofile(folder / f"{name}.mask")
+    meta = {"vocab_size": vocab_size, "dtype": "uint16", "row_len": mask.shape[1] - 1}
+    write_json(f"{folder}/meta.json", meta)
+    return rows
+
+
 def sentences(rng, count):
     """Made-up Chinese: words of one to three characters of a hundred, and full-width punctuation."""
     letters = [chr(0x4E00 + 37 * i) for i in range(100)]
@@ -160,26 +175,22 @@ def zh(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("zh"), random.Random(0)
     texts = ["".join(sentences(rng, rng.randint(1, 90))) for _ in range(300)]
     write_rows(folder / "raw.jsonl", [{"text": text} for text in texts])
-    paths = (f"--input_path={folder}/raw.jsonl", f"--output_path={folder}/chunks.jsonl")
-    run("prepare_data.py", "pretrain", *paths)
+    prepare("pretrain", folder / "raw.jsonl", folder / "chunks.jsonl")
     chats = []
     for _ in range(200):
         lines = sentences(rng, 2 * rng.randint(1, 4))
         speakers = ("human", "assistant") * len(lines)
         chats.append({"conversations": [{"from": s, "value": v} for s, v in zip(speakers, lines)]})
     write_rows(folder / "belle.json", chats)
-    run("prepare_data.py", "sft", f"--input_path={folder}/belle.json", f"--output_path={folder}/chats.jsonl")
-    args = (f"--data_path={folder}/chunks.jsonl", f"--save_dir={folder}/tokenizer_k", "--vocab_size=600")
-    run("train_tokenizer.py", *args)
+    prepare("sft", folder / "belle.json", folder / "chats.jsonl")
+    args = flags(data_path=folder / "chunks.jsonl", save_dir=folder / "tokenizer_k", vocab_size=600)
+    run_here("train_tokenizer.py", *args)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tok(zh):
     return Tokenizer(str(zh / "tokenizer_k"))
-
-
-STORIES260K, TOK512 = os.path.join(LLAMA2C, "stories260K.pt"), os.path.join(LLAMA2C, "tok512.model")
 
 
 def read_bytes(path):
@@ -198,10 +209,8 @@ def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
     model = Transformer(ModelArgs(**sizes | {"max_seq_len": 64} | shape)).to(dtype)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
-    torch.save(
-        {"model": model.state_dict(), "model_args": model_args_dict(model.args), "tokenizer": tokenizer},
-        path,
-    )
+    saved = {"model": model.state_dict(), "model_args": model_args_dict(model.args)}
+    torch.save(saved | {"tokenizer": tokenizer}, path)
     return str(path)
 
 
@@ -230,8 +239,3 @@ def assert_same_run(out, other, tolerance):
         for key in row.keys() - SIDES:
             room = tolerance * (10 if key == "grad_norm" else 1)  # a root of a sum over all weights
             assert abs(row[key] - other_row[key]) <= room, (row, other_row)
-
-
-needs_proc = pytest.mark.skipif(
-    not os.path.isdir("/proc/self"), reason="finds processes by /proc, which Linux has"
-)

@@ -1,6 +1,5 @@
 """Training by several processes on one machine, by torchrun. Reads the shards of the fixture `data`."""
 
-import json
 import os
 import re
 import signal
@@ -13,18 +12,12 @@ import pytest
 import torch
 
 import devices
+
+# isort: off
 from tests.fixtures import (
-    ALONE,
-    HERE,
-    SMALL,
-    assert_same_run,
-    children,
-    flags,
-    needs_proc,
-    read_bytes,
-    read_rows,
-    run,
-)
+    ALONE, HERE, SMALL, assert_same_run, chat_rows, children, flags, needs_proc, read_bytes, read_rows, run,
+)  # fmt: skip
+
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -44,14 +37,8 @@ def twenty(data, tmp_path_factory):
 def torchrun(processes, *args):
     """Start train.py as several processes of this machine; returns torchrun's process."""
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "train.py"]
-    return subprocess.Popen(
-        [sys.executable, *command, *args],
-        cwd=HERE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | ALONE,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *command, *args], cwd=HERE, env=os.environ | ALONE, **pipes)
 
 
 def finish(process):
@@ -118,26 +105,19 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(devices, "find_device", lambda name: "cuda" if name == "auto" else name)
-    for key, value in (
-        ("init_process_group", taken.append),
-        ("get_rank", lambda: 5),
-        ("get_world_size", lambda: 8),
-    ):
-        monkeypatch.setattr(devices.dist, key, value)
-    for key, value in (("RANK", "5"), ("LOCAL_RANK", "1")):
-        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(devices.dist, "init_process_group", taken.append)
+    monkeypatch.setattr(devices.dist, "get_rank", lambda: 5)
+    monkeypatch.setattr(devices.dist, "get_world_size", lambda: 8)
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     assert devices.init_distributed(name) == (5, 8, "cuda:1") and taken == ["cuda:1", "nccl"]
 
 
 def test_every_learned_target_counts_the_same_in_any_process_and_micro_batch(tmp_path):
-    rng = np.random.default_rng(0)
-    for name in ("data00", "data01"):
-        rng.integers(512, size=(40, 129), dtype="<u2").tofile(tmp_path / f"{name}.bin")
-        mask = np.zeros((40, 129), "u1")
-        mask[0::2, -4:] = 1  # 4 learned targets in a row, and in the next 128
-        mask[1::2, -128:] = 1
-        mask.tofile(tmp_path / f"{name}.mask")
-    (tmp_path / "meta.json").write_text(json.dumps({"vocab_size": 512, "dtype": "uint16", "row_len": 128}))
+    mask = np.zeros((40, 129), "u1")
+    mask[0::2, -4:] = 1  # 4 learned targets in a row, and in the next 128
+    mask[1::2, -128:] = 1
+    chat_rows(tmp_path, mask, 512)
     args = SMALL + flags(vocab_source=tmp_path, max_seq_len=128, max_iters=10)
     one = flags(out_dir=tmp_path / "1", batch_size=2, gradient_accumulation_steps=1, eval_iters=2)
     two = flags(out_dir=tmp_path / "2", batch_size=1, gradient_accumulation_steps=2, eval_iters=4)

@@ -26,21 +26,14 @@ import tinystories
 from configurator import InputError, read_json
 from model import Transformer, load_checkpoint, model_args_dict
 from sample import TextGenerator
-from tests.fixtures import (
-    HERE,
-    SMALL,
-    children,
-    dataset,
-    flags,
-    needs_proc,
-    random_checkpoint,
-    read_bytes,
-    read_rows,
-    run,
-    run_here,
-    small_model,
-)
 from tokenizer import Tokenizer
+
+# isort: off
+from tests.fixtures import (
+    HERE, SMALL, children, dataset, flags, needs_proc, random_checkpoint, read_bytes, read_rows, run,
+    run_here, small_model,
+)  # fmt: skip
+
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -50,31 +43,24 @@ pytest_plugins = ["tests.fixtures"]
 
 
 class Bomb:
-    """What unpickles as a call of os.mkdir."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
     def __reduce__(self):
-        return os.mkdir, (self.path,)
+        return os.mkdir, ("hit",)  # what is called where it is unpickled
 
 
-def test_a_checkpoint_cannot_run_anything(tmp_path):
-    bomb = Bomb(tmp_path / "hit")
-    pickle.loads(pickle.dumps(bomb))
-    os.rmdir(tmp_path / "hit")  # it is a real one
+def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for zipped in (True, False):  # the two formats of torch.save
-        saved = {"model": {}, "model_args": {}, "config": bomb}
-        torch.save(saved, tmp_path / "bomb.pt", _use_new_zipfile_serialization=zipped)
+        saved = {"model": {}, "model_args": {}, "config": Bomb()}
+        torch.save(saved, "bomb.pt", _use_new_zipfile_serialization=zipped)
         with pytest.raises(pickle.UnpicklingError):
-            load_checkpoint(str(tmp_path / "bomb.pt"))
-    assert os.listdir(tmp_path) == ["bomb.pt"]
+            load_checkpoint("bomb.pt")
+    assert os.listdir() == ["bomb.pt"]
 
 
 def test_a_damaged_checkpoint_does_not_load_silently(tmp_path):
     content = read_bytes(random_checkpoint(tmp_path / "good.pt"))
     rng = random.Random(0)
-    for length in [0, len(content) - 1, *(rng.randrange(len(content)) for _ in range(40))]:
+    for length in [0, len(content) - 1, *rng.sample(range(len(content)), 10)]:
         (tmp_path / "cut.pt").write_bytes(content[:length])
         with pytest.raises((RuntimeError, OSError, EOFError, pickle.UnpicklingError)):
             load_checkpoint(str(tmp_path / "cut.pt"))
@@ -83,27 +69,23 @@ def test_a_damaged_checkpoint_does_not_load_silently(tmp_path):
         saved["model"] |= change
         with pytest.raises(RuntimeError, match=next(iter(change))):
             Transformer.from_checkpoint(saved)
-    saved = load_checkpoint(str(tmp_path / "good.pt"))
-    del saved["model"]["layers.1.attention.wk.weight"]
-    with pytest.raises(RuntimeError, match="layers.1.attention.wk.weight"):
-        Transformer.from_checkpoint(saved)
 
 
-@pytest.mark.parametrize("option", [
-    "eval_interval", "log_interval", "save_interval", "eval_iters", "batch_size", "max_seq_len", "max_iters",
-    "gradient_accumulation_steps", "dim", "n_layers", "n_heads", "multiple_of",
-])  # fmt: skip
-def test_zero_is_refused_where_nothing_can_be_done_with_it(data, tmp_path, option):
-    options = flags(data_dir=data, out_dir=tmp_path / "out")
-    _, error = run("train.py", *SMALL, *options, f"--{option}=0", ok=False)
-    assert f"argument --{option}: expects a whole number, at least 1, not '0'" in error
+COUNTS = (
+    "eval_interval log_interval save_interval eval_iters batch_size max_seq_len max_iters "
+    "gradient_accumulation_steps dim n_layers n_heads multiple_of"
+)
+
+
+def test_numbers_are_refused_with_which_nothing_can_be_done(data, tmp_path, capsys):
+    cases = [(option, "0", "a whole number, at least 1") for option in COUNTS.split()]
+    cases += [(option, "1.0", "a number, at least 0, below 1") for option in ("dropout", "beta1", "beta2")]
+    for option, value, expected in cases:
+        with pytest.raises(AssertionError):  # exit code 2
+            run_here("train.py", *flags(data_dir=data, out_dir=tmp_path / "out"), f"--{option}={value}")
+        said = f"argument --{option}: expects {expected}, not '{value}'"
+        assert said in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "out")
-
-
-@pytest.mark.parametrize("option", ["dropout", "beta1", "beta2"])
-def test_a_probability_of_one_is_refused(data, tmp_path, option):
-    _, error = run("train.py", f"--{option}=1.0", ok=False)
-    assert f"argument --{option}: expects a number, at least 0, below 1, not '1.0'" in error
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -232,9 +214,7 @@ def test_of_two_runs_in_one_folder_one_is_refused(data, trained, tmp_path, init_
     said = sorted((process.communicate()[0], process.returncode) for process in both)
     (finished,), (refused,) = ([text for text, code in said if code == want] for want in (0, 1))
     assert "finished: 200 steps" in finished
-    assert re.search(
-        "train.py: .*out (is another run's|holds a)|another run writes to .*out: let it end", refused
-    )
+    assert re.search("train.py: .*out holds a|another run writes to .*out: let it end", refused)
     assert [row["step"] for row in read_rows(out / "log.jsonl") if "loss" in row] == [*range(200)]
 
 
@@ -308,31 +288,25 @@ def test_checkpoints_of_other_programs_open_or_are_refused_by_name(data, tmp_pat
     llama2c = {"model": model.state_dict(), "model_args": shape | {"max_seq_len": 32}, "config": {"dim": 128}}
     llama2c |= {"optimizer": {}, "iter_num": 7, "best_val_loss": 2.0}
     torch.save(llama2c, tmp_path / "ckpt.pt")
-    torch.save(small_model(**shape).state_dict(), tmp_path / "happy.pth")
     gpt = {"transformer.wte.weight": torch.zeros(8, 4), "lm_head.weight": torch.zeros(8, 4)}
     torch.save({"model": gpt, "model_args": {"n_layer": 1, "n_embd": 4}}, tmp_path / "gpt.pt")
     options = [*SMALL, *flags(data_dir=data, max_iters=2)]
     _, error = run("train.py", *options, f"--out_dir={tmp_path}", "--init_from=resume", ok=False)
     assert f"{tmp_path}/ckpt.pt holds no run: --init_from={tmp_path}/ckpt.pt starts from its" in error
-    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "gpt.pt", "happy.pth"]
-    for name in ("ckpt.pt", "happy.pth"):
-        out = tmp_path / name[:4]
-        start = flags(init_from=tmp_path / name, out_dir=out, learning_rate=0)
-        run_here("train.py", *options, *start)
-        trained, given = (load_checkpoint(path)["model"] for path in (out / "last.pt", tmp_path / name))
-        assert all(torch.equal(trained[key], weight) for key, weight in given.items())
-        run_here(
-            "sample.py", *flags(checkpoint=tmp_path / name, tokenizer=f"{data}/tok512.model", prompt="One")
-        )
+    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "gpt.pt"]
+    path, out = tmp_path / "ckpt.pt", tmp_path / "out"
+    run_here("train.py", *options, *flags(init_from=path, out_dir=out, learning_rate=0))
+    trained = load_checkpoint(out / "last.pt")["model"]
+    assert all(torch.equal(trained[key], weight) for key, weight in load_checkpoint(path)["model"].items())
+    run_here("sample.py", *flags(checkpoint=path, tokenizer=f"{data}/tok512.model", prompt="One"))
     for script, option in (("train.py", "init_from"), ("sample.py", "checkpoint")):
         _, error = run(script, f"--{option}={tmp_path}/gpt.pt", ok=False)
         assert error.startswith(f"{script}: {tmp_path}/gpt.pt is nanoGPT's: ")
 
 
 def test_an_id_without_a_piece_is_never_written(data, tmp_path, capsys):
-    path = random_checkpoint(
-        tmp_path / "padded.pt", Tokenizer(f"{data}/tok512.model").state(), vocab_size=640
-    )
+    tokenizer = Tokenizer(f"{data}/tok512.model").state()
+    path = random_checkpoint(tmp_path / "padded.pt", tokenizer, vocab_size=640)
     options = flags(data_dir=data, out_dir=tmp_path / "out", init_from=path, max_iters=4, eval_interval=1)
     run_here("train.py", *SMALL, *options, "--max_seq_len=120", "--learning_rate=0")
     assert "finished: 4 steps" in capsys.readouterr().out
@@ -345,18 +319,25 @@ def test_an_id_without_a_piece_is_never_written(data, tmp_path, capsys):
 # data
 
 
-@needs_proc
-def test_a_synthesis_that_is_killed_leaves_no_process_and_begins_again(tmp_path):
-    command = ["synthesize", f"--data_dir={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, "tinystories.py", *command, "--workers=2"], cwd=HERE, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and len(workers := children(process.pid)) < 2:
+def kill_when(ready, *command):
+    """Start a command with two workers, kill it when ready(workers), and wait until those have ended."""
+    process = subprocess.Popen([sys.executable, *command, "--workers=2"], cwd=HERE)
+    while process.poll() is None and not ready(workers := children(process.pid)):
         time.sleep(0.001)
     process.kill()
     process.wait()
-    wait_until_gone(workers)
-    run_here("tinystories.py", *command, "--megabytes=0.1")
+    until = time.time() + 20
+    assert workers
+    while set(workers) & set(children(None)):
+        assert time.time() < until
+        time.sleep(0.05)
+
+
+@needs_proc
+def test_a_synthesis_that_is_killed_leaves_no_process_and_begins_again(tmp_path):
+    command = ["tinystories.py", "synthesize", f"--data_dir={tmp_path}"]
+    kill_when(lambda workers: len(workers) == 2, *command)
+    run_here(*command, "--megabytes=0.1")
     sums = ["synthesize", f"--data_dir={tmp_path}", "--num_texts=9", "--num_chats=9"]
     run_here("prepare_data.py", *sums)
     (tmp_path / "synthetic_sums_chats.json").unlink()  # as where it was killed between the two files
@@ -364,32 +345,17 @@ def test_a_synthesis_that_is_killed_leaves_no_process_and_begins_again(tmp_path)
     assert len(read_rows(tmp_path / "synthetic_sums_chats.json")) == 9
 
 
-def wait_until_gone(pids):
-    until = time.time() + 20
-    while set(pids) & set(children(None)):
-        assert time.time() < until
-        time.sleep(0.05)
-
-
 @needs_proc
 def test_shards_of_a_run_that_was_killed_are_resumed_and_are_the_same(data, tmp_path):
     os.symlink(f"{data}/TinyStories_all_data", tmp_path / "TinyStories_all_data")
     shutil.copy(f"{data}/tok512.model", tmp_path)
     folder = tmp_path / "tok512"
-    command = ["tinystories.py", "pretokenize", f"--data_dir={tmp_path}", "--vocab_size=512", "--workers=2"]
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while process.poll() is None and len(list(folder.glob("*.bin"))) < 5:
-        time.sleep(0.001)
-    workers = children(process.pid)
-    process.kill()
-    process.wait()
+    command = ["tinystories.py", "pretokenize", f"--data_dir={tmp_path}", "--vocab_size=512"]
+    kill_when(lambda _: len(list(folder.glob("*.bin"))) >= 5, *command)
     done = read_json(folder / "meta.json")["shards"]
-    assert workers and 0 < len(done) < 50
+    assert 0 < len(done) < 50
     with pytest.raises(InputError, match="no finished shards"):
         tinystories.read_meta(str(folder))
-    wait_until_gone(workers)
     times = {name: (folder / f"{name}.bin").stat().st_mtime_ns for name in done}
     run(*command)
     assert {name: (folder / f"{name}.bin").stat().st_mtime_ns for name in done} == times
@@ -436,8 +402,6 @@ def test_training_refuses_shards_that_lie(data, tmp_path):
     _, error = run(*args, ok=False)
     assert re.search("train.py: \\S+: id 777 is outside the vocabulary of 512\\n", error)
     args[-2] = f"--out_dir={tmp_path}/other"
-    _, error = run(*args, "--vocab_size=4096", ok=False)
-    assert error.endswith(f"{folder} holds ids of a vocabulary of 512, not 4096\n")
     meta = read_json(folder / "meta.json")
     (folder / "meta.json").write_text(json.dumps(meta | {"tokenizer_fingerprint": "another"}))
     _, error = run(*args, ok=False)
