@@ -35,56 +35,40 @@ def exported(source, kind, path, *options):
     return str(path)
 
 
-@torch.inference_mode()
-def our_logits(path, ids):
-    return Transformer.from_checkpoint(load_checkpoint(path)).eval()(ids)
-
-
-@torch.inference_mode()
-def their_logits(folder, ids):
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
-
-
-@pytest.mark.parametrize(
-    "shape", [{}, {"tie_embeddings": False, "rope_theta": 5e5, "norm_eps": 1e-6}, {"n_kv_heads": 6}]
-)
-def test_our_model_computes_what_transformers_llama_computes(tmp_path, shape):
-    path = random_checkpoint(tmp_path / "ckpt.pt", **shape)
-    ids = torch.randint(0, 96, (2, 64))
-    folder = exported(path, "hf", tmp_path / "hf")
-    assert (our_logits(path, ids) - their_logits(folder, ids)).abs().max() < 1e-4
-
-
-@pytest.mark.parametrize(
-    "kind, dtype", [("hf", torch.bfloat16), ("hf", torch.float16), ("llama2c", torch.float32)]
-)
-def test_weights_come_back_with_their_dtype_and_their_bits(tmp_path, kind, dtype):
-    path = random_checkpoint(tmp_path / "ckpt.pt", dtype=dtype, tie_embeddings=False)
-    out = exported(path, kind, tmp_path / "out.bin")
-    if kind == "llama2c":
-        assert struct.unpack("<7i", Path(out).read_bytes()[:28])[5] == -96  # a head of its own
-    weights = load_checkpoint(exported(out, "ckpt", tmp_path / "again.pt"))["model"]
-    for name, w in load_checkpoint(path)["model"].items():
-        assert weights[name].dtype == dtype and torch.equal(w, weights[name])
-
-
-def test_a_llama_of_transformers_comes_in_and_goes_out_unchanged(tmp_path):
+@pytest.mark.parametrize("dtype, changes", [
+    (torch.float32, {"rms_norm_eps": 2e-6}), (torch.bfloat16, {"tie_word_embeddings": True}),
+    (torch.float16, {"num_key_value_heads": 9}),
+])  # fmt: skip
+def test_a_llama_of_transformers_is_the_same_model_here_and_goes_out_unchanged(tmp_path, dtype, changes):
+    shape = {"num_hidden_layers": 3, "num_attention_heads": 9, "num_key_value_heads": 3} | changes
     config = transformers.LlamaConfig(
-        vocab_size=128, hidden_size=72, intermediate_size=100, num_hidden_layers=3, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=64, rms_norm_eps=2e-6, tie_word_embeddings=False,
+        vocab_size=128, hidden_size=72, intermediate_size=100, max_position_embeddings=64, **shape,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
     )  # fmt: skip
-    before = transformers.LlamaForCausalLM(config)
+    before = transformers.LlamaForCausalLM(config).to(dtype)
     for p in before.parameters():
         torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
-    before.save_pretrained(tmp_path / "llama", max_shard_size="100KB")
+    before.save_pretrained(tmp_path / "llama", max_shard_size="50KB")
     assert (tmp_path / "llama" / "model.safetensors.index.json").exists()  # in several files
     path = exported(tmp_path / "llama", "ckpt", tmp_path / "ckpt.pt")
     ids = torch.randint(0, 128, (2, 64))
-    assert (our_logits(path, ids) - their_logits(tmp_path / "llama", ids)).abs().max() < 1e-4
-    after = transformers.AutoModelForCausalLM.from_pretrained(exported(path, "hf", tmp_path / "hf"))
+    with torch.inference_mode():
+        ours = Transformer.from_checkpoint(load_checkpoint(path)).eval()(ids)
+        for folder in (tmp_path / "llama", exported(path, "hf", tmp_path / "hf")):
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            assert (ours - theirs(ids).logits).abs().max() < 1e-4
+    after = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert before.config.rope_parameters == after.config.rope_parameters
-    assert all(torch.equal(w, before.state_dict()[name]) for name, w in after.state_dict().items())
+    for name, w in after.state_dict().items():
+        assert w.dtype == dtype and torch.equal(w, before.state_dict()[name])
+
+
+def test_an_untied_bin_has_a_negative_vocabulary_and_comes_back(tmp_path):
+    path = random_checkpoint(tmp_path / "ckpt.pt", tie_embeddings=False)
+    out = exported(path, "llama2c", tmp_path / "out.bin")
+    assert struct.unpack("<7i", Path(out).read_bytes()[:28])[5] == -96
+    weights = load_checkpoint(exported(out, "ckpt", tmp_path / "again.pt"))["model"]
+    assert all(torch.equal(w, weights[name]) for name, w in load_checkpoint(path)["model"].items())
 
 
 @pytest.mark.parametrize("key, value", [
