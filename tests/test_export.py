@@ -14,84 +14,61 @@ import torch
 from configurator import InputError
 from extras import export
 from model import ModelArgs, Transformer, load_checkpoint
-from tests.fixtures import (
-    LLAMA2C,
-    SHARED,
-    STORIES260K,
-    TOK512,
-    golden,
-    needs_shared,
-    random_checkpoint,
-    run,
-    run_here,
-)
+from tests import fixtures
+from tests.fixtures import LLAMA2C, STORIES260K, TOK512, needs_shared, random_checkpoint, run_here
+from tests.test_page import changed, odd_texts
 from tokenizer import Tokenizer
 
+transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
+gguf = pytest.importorskip("gguf")
 pytest_plugins = ["tests.fixtures"]
+STORIES = Path(fixtures.SHARED, "tinystories/data00.json")
+USE_TOK512 = f"--tokenizer={TOK512}"
 
 
-def exported(source, export_format, path, tokenizer=""):
-    export.FORMATS[export_format][0](*export.load_weights(source, tokenizer), str(path))
+def exported(source, kind, path, *options):
+    """The path of what extras.export or, if the kind is "page", extras.page writes, in this process."""
+    script = "extras/page/__main__.py" if kind == "page" else "extras/export.py"
+    options += () if kind == "page" else (f"--export_format={kind}",)
+    run_here(script, f"--checkpoint={source}", f"--out={path}", *options)
     return str(path)
 
 
-@torch.inference_mode()
-def our_logits(path, ids):
-    return Transformer.from_checkpoint(load_checkpoint(path)).eval()(ids)
-
-
-@torch.inference_mode()
-def their_logits(folder, ids):
-    transformers = pytest.importorskip("transformers")
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
-
-
-@pytest.mark.parametrize(
-    "shape", [{}, {"tie_embeddings": False, "rope_theta": 5e5, "norm_eps": 1e-6}, {"n_kv_heads": 6}]
-)
-def test_our_model_computes_what_transformers_llama_computes(tmp_path, shape):
-    path = random_checkpoint(tmp_path / "ckpt.pt", **shape)
-    ids = torch.randint(0, 96, (2, 64))
-    pytest.importorskip("transformers")
-    folder = exported(path, "hf", tmp_path / "hf")
-    assert (our_logits(path, ids) - their_logits(folder, ids)).abs().max() < 1e-4
-
-
-def test_rope_rows_are_reordered_within_each_head_and_back():
-    w = torch.arange(12.0)[:, None] * torch.ones(1, 3)
-    assert export.permute(w, 2)[:, 0].tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
-    assert torch.equal(export.unpermute(export.permute(w, 2), 2), w)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_weights_keep_their_dtype_and_their_bits(tmp_path, dtype):
-    pytest.importorskip("transformers")
-    path = random_checkpoint(tmp_path / "ckpt.pt", dtype=dtype)
-    again = exported(exported(path, "hf", tmp_path / "hf"), "ckpt", tmp_path / "again.pt")
-    weights = load_checkpoint(again)["model"]
-    for name, w in load_checkpoint(path)["model"].items():
-        assert weights[name].dtype == dtype and torch.equal(w, weights[name])
-
-
-def test_a_llama_of_transformers_comes_in_and_goes_out_unchanged(tmp_path):
-    transformers = pytest.importorskip("transformers")
+@pytest.mark.parametrize("dtype, changes", [
+    (torch.float32, {"rms_norm_eps": 2e-6}), (torch.bfloat16, {"tie_word_embeddings": True}),
+    (torch.float16, {"num_key_value_heads": 9}),
+])  # fmt: skip
+def test_a_llama_of_transformers_is_the_same_model_here_and_goes_out_unchanged(tmp_path, dtype, changes):
+    shape = {"num_hidden_layers": 3, "num_attention_heads": 9, "num_key_value_heads": 3} | changes
     config = transformers.LlamaConfig(
-        vocab_size=128, hidden_size=72, intermediate_size=100, num_hidden_layers=3, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=64, rms_norm_eps=2e-6, tie_word_embeddings=False,
+        vocab_size=128, hidden_size=72, intermediate_size=100, max_position_embeddings=64, **shape,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
     )  # fmt: skip
-    before = transformers.LlamaForCausalLM(config)
+    before = transformers.LlamaForCausalLM(config).to(dtype)
     for p in before.parameters():
         torch.nn.init.normal_(p, std=0.3 if p.dim() == 2 else 1.0)
-    before.save_pretrained(tmp_path / "llama", max_shard_size="100KB")
+    before.save_pretrained(tmp_path / "llama", max_shard_size="50KB")
     assert (tmp_path / "llama" / "model.safetensors.index.json").exists()  # in several files
-    path = exported(str(tmp_path / "llama"), "ckpt", tmp_path / "ckpt.pt")
+    path = exported(tmp_path / "llama", "ckpt", tmp_path / "ckpt.pt")
     ids = torch.randint(0, 128, (2, 64))
-    assert (our_logits(path, ids) - their_logits(tmp_path / "llama", ids)).abs().max() < 1e-4
-    after = transformers.AutoModelForCausalLM.from_pretrained(exported(path, "hf", tmp_path / "hf"))
+    with torch.inference_mode():
+        ours = Transformer.from_checkpoint(load_checkpoint(path)).eval()(ids)
+        for folder in (tmp_path / "llama", exported(path, "hf", tmp_path / "hf")):
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            assert (ours - theirs(ids).logits).abs().max() < 1e-4
+    after = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert before.config.rope_parameters == after.config.rope_parameters
     for name, w in after.state_dict().items():
-        assert torch.equal(w, before.state_dict()[name])
+        assert w.dtype == dtype and torch.equal(w, before.state_dict()[name])
+
+
+def test_an_untied_bin_has_a_negative_vocabulary_and_comes_back(tmp_path):
+    path = random_checkpoint(tmp_path / "ckpt.pt", tie_embeddings=False)
+    out = exported(path, "llama2c", tmp_path / "out.bin")
+    assert struct.unpack("<7i", Path(out).read_bytes()[:28])[5] == -96
+    weights = load_checkpoint(exported(out, "ckpt", tmp_path / "again.pt"))["model"]
+    assert all(torch.equal(w, weights[name]) for name, w in load_checkpoint(path)["model"].items())
 
 
 @pytest.mark.parametrize("key, value", [
@@ -100,7 +77,6 @@ def test_a_llama_of_transformers_comes_in_and_goes_out_unchanged(tmp_path):
     ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
 ])  # fmt: skip
 def test_what_model_py_cannot_represent_is_refused_by_name(tmp_path, key, value):
-    pytest.importorskip("transformers")
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 8, key: value}
     (tmp_path / "config.json").write_text(json.dumps(config))
     reason = {"model_type": "qwen3", "architectures": "LlamaForSequenceClassification"}.get(key, key)
@@ -108,24 +84,9 @@ def test_what_model_py_cannot_represent_is_refused_by_name(tmp_path, key, value)
         export.load_weights(str(tmp_path))
 
 
-def test_a_folder_without_all_its_weights_is_refused(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    folder = exported(random_checkpoint(tmp_path / "ckpt.pt"), "hf", tmp_path / "hf")
-    model = transformers.LlamaForCausalLM.from_pretrained(folder)
-    state = {name: w for name, w in model.state_dict().items() if name != "model.norm.weight"}
-    model.save_pretrained(folder, state_dict=state)
-    with pytest.raises(InputError, match="missing model.norm.weight"):  # transformers only warns
-        export.load_weights(folder)
-    path = os.path.join(folder, "model.safetensors")
-    for length in (os.path.getsize(path) - 4, 30, 0):
-        os.truncate(path, length)
-        with pytest.raises(InputError, match=f"{folder}: the weights cannot be read"):
-            export.load_weights(folder)
-
-
 def train_sentencepiece(folder, **options):
     """The path of a sentencepiece model like tinystories.py's, but for the options."""
-    rows = json.loads(Path(SHARED, "tinystories/data00.json").read_bytes())[:200]
+    rows = json.loads(STORIES.read_bytes())[:200]
     settings = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(row["story"].replace(" and ", "  and   ") for row in rows), vocab_size=500,
@@ -134,24 +95,25 @@ def train_sentencepiece(folder, **options):
     return f"{folder}/trained.model"
 
 
+def auto_tokenizer(tok, folder):
+    """The tokenizer that transformers opens in an export."""
+    checkpoint = random_checkpoint(folder / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
+    return transformers.AutoTokenizer.from_pretrained(exported(checkpoint, "hf", folder / "hf"))
+
+
 @needs_shared
 @pytest.mark.parametrize("name", ["tok512", "tok4096", "spaces"])
 def test_hf_tokenizer_gives_our_ids(tmp_path, name):
-    transformers = pytest.importorskip("transformers")
-    texts = [row["story"] for row in json.loads(Path(SHARED, "tinystories/data00.json").read_bytes())[:200]]
     spaces = {"remove_extra_whitespaces": False}  # several stay several, as in Llama 2's
-    path = train_sentencepiece(tmp_path, **spaces) if name == "spaces" else f"{LLAMA2C}/{name}.model"
-    tok = Tokenizer(path)
+    tok = Tokenizer(
+        train_sentencepiece(tmp_path, **spaces) if name == "spaces" else f"{LLAMA2C}/{name}.model"
+    )
     assert (tok.decode(tok.encode("a  b")) == "a  b") == (name == "spaces")
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
-    folder = exported(checkpoint, "hf", tmp_path / "hf")
-    ends = transformers.GenerationConfig.from_pretrained(folder).eos_token_id
+    theirs = auto_tokenizer(tok, tmp_path)
+    ends = transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id
     assert ends == [tok.eos_id, tok.bos_id]  # where the next story begins, this one has ended, too
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    texts += ["", " ", "\n", "  a   b  ", "\ta\n\n b ", " \n ", "a\u3000b", "▁▁a▁ ▁b▁", "\r\n", "</s> <unk>"]
-    texts += ["aaaaaaaaaa ....... !!!!!", "é😀👩‍👩‍👧 naïve ﬁ", "hahahahaha", "<s>", "江南好，风景旧曾谙。"]
-    generator = np.random.default_rng(0)
-    texts += ["".join(generator.choice(list("aaab .. \n▁ehto!é中"), 30)) for _ in range(500)]
+    texts = [row["story"] for row in json.loads(STORIES.read_bytes())[:200]] + odd_texts()
+    texts += ["aaaaaaaaaa ....... !!!!!", " \n ", "\ta\n\n b ", "hahahahaha", "</s> <unk>"]
     for text in texts:
         ids = tok.encode(text)
         assert theirs(text, add_special_tokens=False)["input_ids"] == ids, text
@@ -160,37 +122,31 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, name):
 
 
 def test_texts_and_chats_have_the_same_ids_in_transformers(zh, tok, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
-    theirs = transformers.AutoTokenizer.from_pretrained(exported(checkpoint, "hf", tmp_path / "hf"))
+    theirs = auto_tokenizer(tok, tmp_path)
     for text in (zh / "chunks.jsonl").read_text(encoding="utf-8").splitlines():
         assert theirs(text)["input_ids"] == tok.encode(text)
-    for chat in map(json.loads, (zh / "chats.jsonl").read_text(encoding="utf-8").splitlines()):
+    for chat in fixtures.read_rows(zh / "chats.jsonl"):
         for begin in (True, False):
             encoded = theirs.apply_chat_template(chat, add_generation_prompt=begin, return_dict=True)
             assert encoded["input_ids"] == tok.encode_chat(chat, add_generation_prompt=begin)[0]
 
 
 @needs_shared
-def test_llama2c_export_is_byte_for_byte_the_original(tmp_path):
-    source = (f"--checkpoint={STORIES260K}", f"--tokenizer={TOK512}")
-    run("extras.export", *source, "--export_format=llama2c", f"--out={tmp_path}/model.bin")
-    assert (tmp_path / "model.bin").read_bytes() == Path(LLAMA2C, "stories260K.bin").read_bytes()
-    assert (tmp_path / "tokenizer.bin").read_bytes() == Path(LLAMA2C, "tok512.bin").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["model.bin", "tokenizer.bin"]  # nothing is left over
-
-
-@needs_shared
-def test_a_bin_of_llama2c_becomes_a_checkpoint_that_writes_the_golden_text(tmp_path):
-    options = (f"--tokenizer={TOK512}", "--export_format=ckpt", f"--out={tmp_path}/c.pt")
-    run("extras.export", f"--checkpoint={LLAMA2C}/stories260K.bin", *options)
-    out, _ = run("sample.py", f"--checkpoint={tmp_path}/c.pt", "--temperature=0", "--max_new_tokens=200")
-    assert out.rstrip("\n") == golden()
+def test_llama2c_is_byte_for_byte_the_original_which_comes_back_and_writes_its_text(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    exported(STORIES260K, "llama2c", tmp_path / "out" / "model.bin", USE_TOK512)
+    for name, original in (("model.bin", "stories260K.bin"), ("tokenizer.bin", "tok512.bin")):
+        assert (tmp_path / "out" / name).read_bytes() == Path(LLAMA2C, original).read_bytes()
+    assert sorted(os.listdir(tmp_path / "out")) == ["model.bin", "tokenizer.bin"]  # nothing is left over
+    path = exported(f"{LLAMA2C}/stories260K.bin", "ckpt", tmp_path / "c.pt", USE_TOK512)
+    capsys.readouterr()
+    run_here("sample.py", f"--checkpoint={path}", "--temperature=0", "--max_new_tokens=200")
+    assert capsys.readouterr().out.rstrip("\n") == fixtures.golden()
 
 
 @needs_shared
 def test_q80_export_is_laid_out_as_runq_reads_it(tmp_path):
-    data = Path(exported(STORIES260K, "llama2c_q80", tmp_path / "q.bin", TOK512)).read_bytes()
+    data = Path(exported(STORIES260K, "llama2c_q80", tmp_path / "q.bin", USE_TOK512)).read_bytes()
     header = struct.unpack("<Ii7iBi", data[:41])  # magic, version, ..., tied, group
     assert header == (0x616B3432, 2, 64, 172, 5, 8, 4, 512, 512, 1, 4) and data[41:256] == bytes(215)
     arrays = [w.numpy() for _, w in export.iter_weights(*export.load_weights(STORIES260K)[:2])]
@@ -207,44 +163,35 @@ def test_q80_export_is_laid_out_as_runq_reads_it(tmp_path):
     assert at == len(data)
 
 
+@pytest.mark.parametrize("kind", ["llama2c", "llama2c_q80"])
 @pytest.mark.parametrize("shape", [{"rope_theta": 5e5}, {"norm_eps": 1e-6}])
-def test_llama2c_is_refused_what_its_c_program_has_built_in(tmp_path, shape):
+def test_llama2c_is_refused_what_its_c_program_has_built_in(tmp_path, shape, kind):
     path = random_checkpoint(tmp_path / "ckpt.pt", **shape)
-    for export_format in ("llama2c", "llama2c_q80"):
-        with pytest.raises(InputError, match="rope_theta"):
-            exported(path, export_format, tmp_path / "model.bin")
+    with pytest.raises(InputError, match="rope_theta"):
+        exported(path, kind, tmp_path / "model.bin")
     assert os.listdir(tmp_path) == ["ckpt.pt"]
 
 
-def test_an_untied_bin_has_a_negative_vocabulary_and_comes_back_if_it_is_complete(tmp_path):
-    path = random_checkpoint(tmp_path / "ckpt.pt", tie_embeddings=False)
-    file = exported(path, "llama2c", tmp_path / "m.bin")
-    whole = Path(file).read_bytes()
-    assert struct.unpack("<7i", whole[:28])[5] == -96
-    again = load_checkpoint(exported(file, "ckpt", tmp_path / "b.pt"))["model"]
-    assert all(torch.equal(w, again[name]) for name, w in load_checkpoint(path)["model"].items())
-    for content in (whole[:-4], whole[:30], b"", whole + b"1234", b"PK\3\4" + whole):
-        Path(file).write_bytes(content)
-        with pytest.raises(InputError, match="m.bin is not"):
-            export.load_weights(file)
+def read_gguf(path):
+    """(a reader, {name: value} of its fields)"""
+    reader = gguf.GGUFReader(path)
+    return reader, {name: field.contents() for name, field in reader.fields.items()}
 
 
 @needs_shared
-@pytest.mark.parametrize("export_format", ["gguf", "gguf_q8_0"])
-def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, export_format):
-    gguf = pytest.importorskip("gguf")
-    reader = gguf.GGUFReader(exported(STORIES260K, export_format, tmp_path / "model.gguf", TOK512))
+@pytest.mark.parametrize("kind", ["gguf", "gguf_q8_0"])
+def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, kind):
+    reader, meta = read_gguf(exported(STORIES260K, kind, tmp_path / "model.gguf", USE_TOK512))
     args, weights, tok, _ = export.load_weights(STORIES260K, TOK512)
     found = {t.name: t for t in reader.tensors}
     for ours, _, theirs in export.weight_names(args):
         w = weights[ours]
         t = found.pop(theirs)
-        kind = "F32" if w.dim() == 1 else "F16" if export_format == "gguf" or w.shape[1] == 172 else "Q8_0"
-        assert (t.tensor_type.name, list(t.shape)) == (kind, list(w.shape)[::-1]), ours
+        dtype = "F32" if w.dim() == 1 else "F16" if kind == "gguf" or w.shape[1] == 172 else "Q8_0"
+        assert (t.tensor_type.name, list(t.shape)) == (dtype, list(w.shape)[::-1]), ours
         error = np.abs(gguf.quants.dequantize(t.data, t.tensor_type).reshape(w.shape) - w.numpy()).max()
-        assert error <= {"F32": 0, "F16": 2**-11, "Q8_0": 0.5 / 127 + 2**-11}[kind] * w.abs().max(), ours
+        assert error <= {"F32": 0, "F16": 2**-11, "Q8_0": 0.5 / 127 + 2**-11}[dtype] * w.abs().max(), ours
     assert not found  # a tied output is not there twice
-    meta = {k: f.contents() for k, f in reader.fields.items()}
     assert meta["general.architecture"] == meta["tokenizer.ggml.model"] == "llama"
     assert meta["tokenizer.ggml.tokens"] == [tok.piece(i) for i in range(512)]
     assert meta["tokenizer.ggml.scores"] == [tok.sp.get_score(i) for i in range(512)]
@@ -254,10 +201,8 @@ def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, export_format):
 
 
 def test_gguf_of_a_byte_level_tokenizer_has_merges_and_the_template(tok, tmp_path):
-    gguf = pytest.importorskip("gguf")
     checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words + 3)
-    reader = gguf.GGUFReader(exported(checkpoint, "gguf", tmp_path / "model.gguf"))
-    meta = {k: f.contents() for k, f in reader.fields.items()}
+    _, meta = read_gguf(exported(checkpoint, "gguf", tmp_path / "model.gguf"))
     assert (meta["tokenizer.ggml.model"], meta["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
     assert meta["tokenizer.ggml.tokens"][: tok.n_words] == [tok.piece(i) for i in range(tok.n_words)]
     types = meta["tokenizer.ggml.token_type"]
@@ -266,47 +211,18 @@ def test_gguf_of_a_byte_level_tokenizer_has_merges_and_the_template(tok, tmp_pat
     assert meta["tokenizer.chat_template"] == tok.template
 
 
-def test_an_export_replaces_nothing_but_an_export(tmp_path, monkeypatch):
-    pytest.importorskip("transformers")
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
-    for _ in range(2):
-        exported(checkpoint, "hf", tmp_path / "hf")
-    thesis = tmp_path / "hf" / "thesis.tex"
-    thesis.write_text("years of work")
-    before = Path(checkpoint).read_bytes()
-    monkeypatch.setattr(export, "checkpoint", checkpoint)
-    for export_format, out, reason in (
-        ("hf", tmp_path / "hf", "thesis.tex"),
-        ("ckpt", f"{tmp_path}/../{tmp_path.name}/ckpt.pt", "the source itself"),
-        ("hf", thesis, "is a file"),
-        ("ckpt", tmp_path, "is a folder"),
-    ):
-        monkeypatch.setattr(export, "export_format", export_format)
-        monkeypatch.setattr(export, "out", str(out))
-        with pytest.raises(InputError, match=reason):
-            export.main()
-    assert thesis.exists() and Path(checkpoint).read_bytes() == before
-
-
-def command(module, checkpoint, out, *options):
-    """extras.export or extras.page as a command, in this process."""
-    script = {"export": "extras/export.py", "page": "extras/page/__main__.py"}[module]
-    run_here(script, f"--checkpoint={checkpoint}", f"--out={out}", *options)
-
-
 FORMATS = ("hf", "llama2c", "llama2c_q80", "gguf", "gguf_q8_0", "page")
 
 
 def refused_formats(checkpoint, folder):
     """{format: why} of those that the checkpoint cannot be exported to; nothing is written then."""
     refused = {}
-    for name in FORMATS:
-        options = [] if name == "page" else [f"--export_format={name}"]
+    for kind in FORMATS:
         try:
-            command("page" if options == [] else "export", checkpoint, folder / name / "new", *options)
+            exported(checkpoint, kind, folder / kind / "new")
         except InputError as error:
-            refused[name] = str(error)
-            assert not list((folder / name).glob("*"))
+            refused[kind] = str(error)
+            assert not list((folder / kind).glob("*"))
     return refused
 
 
@@ -327,65 +243,57 @@ LLAMA_CPP, RUN_C = "gguf gguf_q8_0", "llama2c llama2c_q80"
     ({"pad_id": 1, "bos_id": 2, "eos_id": 3}, RUN_C),
 ])  # fmt: skip
 def test_a_tokenizer_goes_only_where_it_gives_the_same_ids(tmp_path, options, refused):
-    for package in ("gguf", "transformers"):
-        pytest.importorskip(package)
     tok = Tokenizer(train_sentencepiece(tmp_path, **options))
     checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words)
     assert set(refused_formats(checkpoint, tmp_path)) == set(refused.split())
 
 
+SPACE = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True, "trim_offsets": True}
+
+
 @pytest.mark.parametrize("part, change, reason", [
-    ("pre_tokenizer", {"add_prefix_space": True}, "a space before each text"),
-    ("pre_tokenizer", {"use_regex": False}, "words without a pattern"),
+    ("pre_tokenizer", SPACE, "a space before each text"),
+    ("pre_tokenizer", SPACE | {"add_prefix_space": False, "use_regex": False}, "words without a pattern"),
     ("pre_tokenizer", {"type": "Digits", "individual_digits": True}, "the pre-tokenizer Digits"),
+    ("pre_tokenizer", None, "the pre-tokenizer None"), ("normalizer", {"type": "NFC"}, "the normalizer NFC"),
     ("model", {"ignore_merges": True}, "ignore_merges"), ("model", {"dropout": 0.5}, "dropout"),
-    ("normalizer", {"type": "Lowercase"}, "the normalizer Lowercase"),
 ])  # fmt: skip
 def test_a_byte_level_tokenizer_that_is_not_ours_is_refused_by_name(tok, tmp_path, part, change, reason):
-    pytest.importorskip("gguf")
-    state = tok.state()
-    saved = json.loads(state["files"]["tokenizer.json"])
-    saved[part] = (saved[part] or {}) | change
-    state["files"] = state["files"] | {"tokenizer.json": json.dumps(saved).encode()}
+    if part == "model":
+        change = json.loads(tok.files["tokenizer.json"])["model"] | change
+    state = changed(tok, **{part: change}).state()
     refused = refused_formats(random_checkpoint(tmp_path / "c.pt", state, vocab_size=600), tmp_path)
     assert set(refused) == set(FORMATS) - {"hf"}
-    assert all(reason in refused[name] for name in ("gguf", "gguf_q8_0", "page"))
+    assert all(reason in refused[kind] for kind in ("gguf", "gguf_q8_0", "page"))
     assert "--export_format=hf" in refused["gguf"]
 
 
 @needs_shared
 def test_ids_without_a_piece_are_never_sampled(tmp_path):
-    transformers = pytest.importorskip("transformers")
     checkpoint = random_checkpoint(tmp_path / "c.pt", Tokenizer(TOK512).state(), vocab_size=520)
     folder = exported(checkpoint, "hf", tmp_path / "hf")
     assert transformers.AutoConfig.from_pretrained(folder).vocab_size == 520
     suppressed = transformers.GenerationConfig.from_pretrained(folder).suppress_tokens
     assert suppressed == list(range(512, 520))
-    again = load_checkpoint(exported(folder, "ckpt", tmp_path / "again.pt"))["model"]
     table = load_checkpoint(checkpoint)["model"]["tok_embeddings.weight"]
-    assert torch.equal(again["tok_embeddings.weight"], table)
     data = Path(exported(checkpoint, "llama2c", tmp_path / "m.bin")).read_bytes()
     assert struct.unpack("<7i", data[:28])[5] == 512
     assert np.array_equal(np.frombuffer(data, "<f4", 512 * 48, 28).reshape(512, 48), table[:512])
-    command("page", checkpoint, tmp_path / "p.html")
-    assert '"vocab_size": 512' in (tmp_path / "p.html").read_text(encoding="utf-8")
+    page = Path(exported(checkpoint, "page", tmp_path / "p.html"))
+    assert '"vocab_size": 512' in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("says_tied", [True, False])
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_the_tensors_say_whether_the_head_is_tied(tmp_path, says_tied, is_tied):
-    pytest.importorskip("transformers")
-    from safetensors.torch import load_file, save_file
-
     folder = Path(exported(random_checkpoint(tmp_path / "c.pt", tie_embeddings=False), "hf", tmp_path / "hf"))
-    state = load_file(folder / "model.safetensors")
+    state = safetensors.load_file(folder / "model.safetensors")
     if is_tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    safetensors.save_file(state, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_bytes()) | {"tie_word_embeddings": says_tied}
     (folder / "config.json").write_text(json.dumps(config))
-    command("export", folder, tmp_path / "again.pt", "--export_format=ckpt")
-    saved = load_checkpoint(tmp_path / "again.pt")
+    saved = load_checkpoint(exported(folder, "ckpt", tmp_path / "again.pt"))
     model = Transformer.from_checkpoint(saved)
     assert torch.equal(model.output.weight, state["lm_head.weight"])
     assert model.args.tie_embeddings == is_tied
@@ -396,123 +304,136 @@ def test_the_tensors_say_whether_the_head_is_tied(tmp_path, says_tied, is_tied):
 @needs_shared
 @pytest.mark.parametrize("saved, stop_ids", [([4, 2, 7], [4, 2, 7]), (5, [5]), (None, [2, 1])])
 def test_the_ends_of_a_text_are_kept(tmp_path, saved, stop_ids):
-    transformers = pytest.importorskip("transformers")
-    folder = Path(exported(STORIES260K, "hf", tmp_path / "hf", TOK512))
+    folder = Path(exported(STORIES260K, "hf", tmp_path / "hf", USE_TOK512))
     (folder / "generation_config.json").unlink()  # then config.json's
     if saved:
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": saved}))
-    path = tmp_path / "c.pt"
-    command("export", folder, path, "--export_format=ckpt", f"--tokenizer={TOK512}")
+    path = exported(folder, "ckpt", tmp_path / "c.pt", USE_TOK512)
     assert load_checkpoint(path)["stop_ids"] == stop_ids
-    again = exported(str(path), "hf", tmp_path / "again")
+    again = exported(path, "hf", tmp_path / "again")
     assert transformers.GenerationConfig.from_pretrained(again).eos_token_id == stop_ids
-    command("page", path, tmp_path / "p.html")
-    assert f'"stop_ids": {stop_ids}' in (tmp_path / "p.html").read_text(encoding="utf-8")
+    page = Path(exported(path, "page", tmp_path / "p.html"))
+    assert f'"stop_ids": {stop_ids}' in page.read_text(encoding="utf-8")
 
 
-def damaged(folder, kind):
-    """What is no model, or one that others have saved in their way."""
+def damaged_folder(path, kind):
+    """A folder of transformers' with one file cut off, or without one of its weights."""
+    name = {"config": "config.json", "stops": "generation_config.json"}.get(kind, "model.safetensors")
+    if kind == "missing":
+        state = safetensors.load_file(path / name)
+        del state["model.norm.weight"]
+        safetensors.save_file(state, path / name, {"format": "pt"})  # transformers only warns
+    else:
+        (path / name).write_bytes((path / name).read_bytes()[:-9])
+    return path
+
+
+def brought(folder, kind):
+    """The path of what is no model, or of one that others have saved in their way."""
     whole = random_checkpoint(folder / "whole.pt", vocab_size=512)
-    files = {"config": "config.json", "weights": "model.safetensors", "stops": "generation_config.json"}
+    if kind in ("config", "stops", "weights", "missing"):
+        return damaged_folder(Path(exported(whole, "hf", folder / "hf")), kind)
+    path = folder / f"{kind}.{'bin' if 'bin' in kind else 'pt'}"
+    content = Path(exported(whole, "llama2c", path) if path.suffix == ".bin" else whole).read_bytes()
+    files = {"cut": content[:9999], "short bin": content[:-4], "long bin": content + b"1234"}
+    files |= {"empty bin": b"", "bin of a zip": b"PK\3\4" + content, "bin of noise": bytes(range(256)) * 40}
     if kind in files:
-        path = Path(exported(whole, "hf", folder / kind), files[kind])
-        path.write_bytes(path.read_bytes()[:-9])
-        return folder / kind
-    content = {"cut": Path(whole).read_bytes()[:9999], "text": b"hello", "noise": bytes(range(256)) * 40}
-    path = folder / f"{kind}.{'bin' if kind == 'noise' else 'pt'}"
-    if kind in content:
-        path.write_bytes(content[kind])
+        path.write_bytes(files[kind])
         return path
     saved = load_checkpoint(whole)
+    compiled = {f"_orig_mod.{name}": w for name, w in saved["model"].items()}
     happy_llm = ModelArgs(dim=128, n_heads=16, n_kv_heads=8, n_layers=2, vocab_size=512)
-    new = {
-        "optimizer": {**saved, "optimizer": {"state": {}}, "iter_num": 3, "best_val_loss": torch.ones(())},
-        "compiled": {**saved, "model": {f"_orig_mod.{k}": w for k, w in saved["model"].items()}},
+    models = {
+        "compiled": {**saved, "model": compiled, "optimizer": {"state": {}}, "best_val_loss": torch.ones(())},
         "happy-llm": Transformer(happy_llm).state_dict(),
-        "nanoGPT": {"model": {"transformer.wte.weight": torch.zeros(4, 4)}, "model_args": {"n_head": 2}},
-        "other": {"weights": 1}, "list": [1], "no files": {**saved, "tokenizer": {"kind": "tokenizers"}},
+        "other": {"weights": 1},
+        "no files": {**saved, "tokenizer": {"kind": "tokenizers"}},
         "ends": {**saved, "stop_ids": "abc"},
-    }  # fmt: skip
-    if kind in new:
-        torch.save(new[kind], path)
+    }
+    if kind in models:
+        torch.save(models[kind], path)
     return path
 
 
 @needs_shared
 @pytest.mark.parametrize("kind, reason", [
-    ("optimizer", ""), ("compiled", ""), ("happy-llm", ""), ("nanoGPT", "nanoGPT"), ("cut", "cannot be read"),
-    ("text", "cannot be read"), ("other", "no model of this kind"), ("list", "no model of this kind"),
-    ("noise", "its header describes no model"), ("config", "config.json is broken"),
-    ("weights", "the weights cannot be read"), ("stops", "generation_config.json is broken"),
-    ("nowhere", "there is no checkpoint"), ("no files", "none that can be read"),
-    ("ends", "no token ids"),
+    ("compiled", ""), ("happy-llm", ""), ("cut", "cannot be read"), ("other", "no model of this kind"),
+    ("short bin", "bin is not complete"), ("long bin", "bin is not complete"), ("empty bin", "bin is not"),
+    ("bin of a zip", "bin is not"), ("bin of noise", "its header describes no model"),
+    ("config", "config.json is broken"), ("stops", "generation_config.json is broken"),
+    ("weights", "hf: the weights cannot be read"), ("missing", "missing model.norm.weight"),
+    ("nowhere", "there is no checkpoint"), ("no files", "none that can be read"), ("ends", "no token ids"),
 ])  # fmt: skip
 def test_what_others_wrote_loads_or_is_refused_in_one_sentence(tmp_path, kind, reason):
-    pytest.importorskip("transformers")
-    source = damaged(tmp_path, kind)
+    source = brought(tmp_path, kind)
     before = sorted(tmp_path.rglob("*"))
-    for module, options in (("export", ["--export_format=ckpt"]), ("page", [])):
-        options += [] if kind == "no files" else [f"--tokenizer={TOK512}"]
+    options = [] if kind == "no files" else [USE_TOK512]
+    for export_format in ("ckpt", "page"):
         if not reason:
-            command(module, source, tmp_path / module, *options)
+            exported(source, export_format, tmp_path / export_format, *options)
             continue
         with pytest.raises(InputError, match=reason) as raised:
-            command(module, source, tmp_path / module, *options)
+            exported(source, export_format, tmp_path / export_format, *options)
         assert "\n" not in str(raised.value)
         assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_checkpoint_writes_nothing_outside_its_folder(tok, tmp_path):
-    pytest.importorskip("transformers")
     evil = {"../evil.py": b"1", f"{tmp_path}/evil.py": b"2", "evil.py": b"3"}
     state = {"kind": "tokenizers", "files": {**tok.files, **evil}}
     checkpoint = random_checkpoint(tmp_path / "evil.pt", state, vocab_size=tok.n_words)
-    command("export", checkpoint, tmp_path / "hf", "--export_format=hf")
+    exported(checkpoint, "hf", tmp_path / "hf")
     assert not list(tmp_path.rglob("evil.py")) and (tmp_path / "hf" / "tokenizer.json").exists()
 
 
 def test_an_export_to_a_link_fills_its_folder_and_a_failed_one_leaves_the_old(tmp_path, monkeypatch):
-    transformers = pytest.importorskip("transformers")
     checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
     (tmp_path / "big").mkdir()
     (tmp_path / "link").symlink_to("big")
-    for _ in range(2):
-        command("export", checkpoint, tmp_path / "link", "--export_format=hf")
+    for _ in range(2):  # the second replaces the first
+        exported(checkpoint, "hf", tmp_path / "link")
     files = {path: path.read_bytes() for path in (tmp_path / "big").iterdir()}
     assert (tmp_path / "link").is_symlink() and tmp_path / "big" / "model.safetensors" in files
     monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", lambda *args: [][0])
     for out in ("link", "new"):
         with pytest.raises(IndexError):
-            command("export", checkpoint, tmp_path / out, "--export_format=hf")
+            exported(checkpoint, "hf", tmp_path / out)
     assert {path: path.read_bytes() for path in (tmp_path / "big").iterdir()} == files
     assert sorted(os.listdir(tmp_path)) == ["big", "ckpt.pt", "link"]
-    (tmp_path / "ckpt_link").symlink_to("ckpt.pt")
-    for module, options in (("export", ["--export_format=gguf"]), ("page", [])):
-        for out, reason in (
-            ("ckpt_link", "the source itself"),
-            ("ckpt.pt/p", "no folder"),
-            ("big", "a folder"),
-        ):
-            with pytest.raises(InputError, match=reason):
-                command(module, checkpoint, tmp_path / out, *options)
+
+
+@pytest.mark.parametrize("kind, out, reason", [
+    ("hf", "folder", "holds thesis.tex"), ("hf", "folder/thesis.tex", "is a file"),
+    *((kind, out, reason) for kind in ("ckpt", "gguf", "page") for out, reason in (
+        ("folder/../ckpt.pt", "the source itself"), ("link", "the source itself"), ("folder", "is a folder"),
+        ("ckpt.pt/p", "no folder to write into"))),
+])  # fmt: skip
+def test_an_export_replaces_nothing_but_an_export(kind, out, reason, tmp_path):
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
+    exported(checkpoint, "hf", tmp_path / "folder")
+    (tmp_path / "folder" / "thesis.tex").write_text("years of work")
+    (tmp_path / "link").symlink_to("ckpt.pt")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(InputError, match=reason):
+        exported(checkpoint, kind, tmp_path / out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
 @needs_shared
 def test_the_tokenizer_of_llama2c_overwrites_no_other(tmp_path):
     (tmp_path / "tokenizer.bin").write_bytes(b"Llama's")
-    options = (f"--tokenizer={TOK512}", "--export_format=llama2c")
     for _ in range(2):
-        command("export", STORIES260K, tmp_path / "story.bin", *options)
+        exported(STORIES260K, "llama2c", tmp_path / "story.bin", USE_TOK512)
     written = sorted(os.listdir(tmp_path))
     assert written == ["story.bin", "story.tokenizer.bin", "tokenizer.bin"]
     with pytest.raises(InputError, match="tokenizer.bin is there already"):
-        command("export", STORIES260K, tmp_path / "model.bin", *options)
+        exported(STORIES260K, "llama2c", tmp_path / "model.bin", USE_TOK512)
     assert (tmp_path / "tokenizer.bin").read_bytes() == b"Llama's" and sorted(os.listdir(tmp_path)) == written
 
 
-@pytest.mark.parametrize("export_format, package", [("gguf", "gguf"), ("hf", "transformers")])
-def test_optional_packages_are_asked_for_by_name(tok, tmp_path, monkeypatch, export_format, package):
+@pytest.mark.parametrize("kind, package", [("gguf", "gguf"), ("hf", "transformers")])
+def test_optional_packages_are_asked_for_by_name(tok, tmp_path, monkeypatch, kind, package):
     checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(InputError, match=f"pip install {package}"):
-        exported(checkpoint, export_format, tmp_path / "out")
+        exported(checkpoint, kind, tmp_path / "out")

@@ -15,15 +15,12 @@ from tests.test_page import float16_model, write_page
 from tokenizer import Tokenizer
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+Keys = webdriver.Keys
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no chromium or no chromedriver")
 pytest_plugins = ["tests.fixtures"]
-RIGHT = "\ue014"
-HOME = "\ue011"
-ESCAPE = "\ue00c"
-PAPER_AND_INK = ("backgroundColor", "color")
 TABS = ("next", "look", "layers", "text")
 
 
@@ -157,11 +154,11 @@ def test_a_chip_tells_its_id_bytes_probability_and_rank(story):
     assert f"id {ids[3]}, bytes {raw}" in said and "You wrote it" in said
     assert f"rank {rank} of 512, surprise {bits:.1f} bits" in said
     assert abs(story.numbers("#chips .chip", "--heat")[3] - min(1, bits / 10)) < 1e-3
-    story.press("#chips", RIGHT)
+    story.press("#chips", Keys.RIGHT)
     assert story.do("return state.selected") == 4 and f"id {ids[4]}," in story.text("#detail")
     assert story.find("#chips").get_attribute("aria-activedescendant") == "chip_4"
     story.click("h1")  # the pointer leaves
-    story.press("#chips", ESCAPE)
+    story.press("#chips", Keys.ESCAPE)
     assert story.do("return state.selected") is None and "Point at a token" in story.text("#detail")
 
 
@@ -175,7 +172,7 @@ def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     story.set(top_k=2)  # 3 tokens
     assert ["cut" in name for name in story.all(".bar", "className")] == [False] * 3 + [True] * 7
     assert abs(story.numbers(".bar .after", "--p").sum() - 1) < 1e-4
-    story.press("#temperature", HOME)
+    story.press("#temperature", Keys.HOME)
     assert story.numbers(".bar .after", "--p").tolist() == [1] + [0] * 9
     began = story.ids()
     i = len(began)
@@ -210,7 +207,7 @@ def test_the_heads_and_layers_show_what_is_in_the_model(story):
     story.click("#find")
     story.wait("document.querySelectorAll('#heads button, #heads p').length")
     story.click("#tab_layers")
-    story.press("#chips", ESCAPE)
+    story.press("#chips", Keys.ESCAPE)
     rows = story.all("#layers tbody tr")
     assert len(rows) == 1 + story.model.args.n_layers and rows[0].startswith("embedding")
     likeliest = story.model(torch.tensor([ids]))[0, -1].argmax()
@@ -241,7 +238,7 @@ def test_a_pasted_text_is_measured(story):
     story.wait("$('progress').textContent.startsWith('The first 2,048 tokens')")
 
 
-def test_both_languages_all_widths_dark_and_without_motion(story):
+def test_both_languages_all_widths_dark_without_motion_and_by_keyboard(story):
     story.click("#language")
     assert story.do("return document.documentElement.lang") == "zh"
     assert story.text("h1") == "看模型怎么想" and story.text("#play") == "开始写"
@@ -257,14 +254,12 @@ def test_both_languages_all_widths_dark_and_without_motion(story):
     colours = []
     for scheme in ("light", "dark"):
         story.show_on(390, **{"color-scheme": scheme, "reduced-motion": "reduce"})
-        colours += [story.do(f"return getComputedStyle(document.body).{name}") for name in PAPER_AND_INK]
+        for name in ("backgroundColor", "color"):
+            colours.append(story.do(f"return getComputedStyle(document.body).{name}"))
     assert len(set(colours)) == 4
     story.click("#tab_next")
     assert story.do("return getComputedStyle(document.querySelector('.bar i')).transitionDuration") == "0s"
-
-
-def test_the_tabs_are_tabs_and_every_field_has_a_name(story):
-    story.press("#tab_next", RIGHT + RIGHT)
+    story.press("#tab_next", Keys.RIGHT + Keys.RIGHT)
     assert story.do("return [document.activeElement.id, state.tab]") == ["tab_layers", "layers"]
     name = "labels?.length || node.textContent.trim() || node.ariaLabel"
     assert all(story.all("input, select, textarea, button", name))

@@ -11,8 +11,11 @@ import torch
 
 from extras import export
 from model import Transformer, load_checkpoint
-from tests.fixtures import SHARED, STORIES260K, TOK512, golden, needs_shared, random_checkpoint, run
+from tests.fixtures import SHARED, STORIES260K, TOK512, golden, needs_shared, random_checkpoint, run, user
 
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("datasets")
+pytest.importorskip("accelerate")
 pytest_plugins = ["tests.fixtures"]
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
@@ -20,19 +23,15 @@ OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 @pytest.fixture(scope="module")
 def small_qwen(tmp_path_factory):
     """The folder of a small Qwen2 without weights. As in Qwen's, the pad token is the end token."""
-    transformers = pytest.importorskip("transformers")
     folder = str(tmp_path_factory.mktemp("qwen"))
-    tk = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tk.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tk.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=1000, special_tokens=["<|endoftext|>"], show_progress=False,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
     stories = json.loads(Path(SHARED, "tinystories", "data01.json").read_bytes())
-    tk.train_from_iterator([s["story"] for s in stories], trainer)
+    tk = tokenizers.ByteLevelBPETokenizer()
+    options = {"vocab_size": 1000, "special_tokens": ["<|endoftext|>"], "show_progress": False}
+    tk.train_from_iterator([s["story"] for s in stories], **options)
+    tk.save(f"{folder}/tokenizer.json")
     names = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tk, **names).save_pretrained(folder)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=f"{folder}/tokenizer.json", **names)
+    fast.save_pretrained(folder)
     transformers.Qwen2Config(
         vocab_size=1024, hidden_size=256, intermediate_size=640, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
@@ -43,9 +42,6 @@ def small_qwen(tmp_path_factory):
 
 @needs_shared
 def test_train_hf_learns_resumes_and_its_model_stops_at_the_end_token(tmp_path, small_qwen):
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("datasets")
-    pytest.importorskip("accelerate")
     out = tmp_path / "out"
     options = [f"--model={small_qwen}", f"--stories={SHARED}/tinystories", f"--out_dir={out}",
                "--block_size=128", "--batch_size=8", "--gradient_accumulation_steps=1",
@@ -70,21 +66,23 @@ def test_train_hf_learns_resumes_and_its_model_stops_at_the_end_token(tmp_path, 
     assert "--resume=True" in said.splitlines()[-1]  # two runs in one folder are refused
 
 
+def greedy_text(folder, *options):
+    """What `train_hf sample` prints at temperature 0."""
+    options += (f"--model={folder}", "--temperature=0", "--device=cpu")
+    return run("extras.train_hf", "sample", *options, env=OFFLINE)[0].rstrip("\n")
+
+
 @needs_shared
 def test_sample_streams_the_golden_text(tmp_path):
-    pytest.importorskip("transformers")
     export.write_hf(*export.load_weights(STORIES260K, TOK512), str(tmp_path / "hf"))
-    options = (f"--model={tmp_path}/hf", "--prompt=", "--temperature=0", "--max_new_tokens=200")
-    assert run("extras.train_hf", "sample", *options, "--device=cpu", env=OFFLINE)[0].rstrip("\n") == golden()
+    assert greedy_text(tmp_path / "hf", "--prompt=", "--max_new_tokens=200") == golden()
 
 
 def test_sample_answers_in_the_chat_format(tok, tmp_path):
-    pytest.importorskip("transformers")
     path = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words, tie_embeddings=False)
     export.write_hf(*export.load_weights(path), str(tmp_path / "hf"))
-    options = (f"--model={tmp_path}/hf", "--chat=True", "--prompt=你好！", "--temperature=0")
-    text, _ = run("extras.train_hf", "sample", *options, "--max_new_tokens=8", "--device=cpu", env=OFFLINE)
-    ids, _ = tok.encode_chat([{"role": "user", "content": "你好！"}], add_generation_prompt=True)
+    text = greedy_text(tmp_path / "hf", "--chat=True", "--prompt=你好！", "--max_new_tokens=8")
+    ids, _ = tok.encode_chat([user("你好！")], add_generation_prompt=True)
     model = Transformer.from_checkpoint(load_checkpoint(path)).eval()
     out = model.generate(torch.tensor([ids]), 8, temperature=0, stop_ids=(tok.bos_id, tok.eos_id))
-    assert text.rstrip("\n") == tok.decode(out[0, len(ids) :].tolist())
+    assert text == tok.decode(out[0, len(ids) :].tolist())
