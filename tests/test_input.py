@@ -248,6 +248,7 @@ WRITTEN = [  # tokenizer_config.json, special_tokens_map.json, the ids of BOS an
     ({"bos_token": "</s>", "eos_token": "<s>"}, {"bos_token": "<s>"}, (1, 1)),
     ({"bos_token": None}, {"bos_token": "<s>", "eos_token": None}, (1, -1)),
     ({"bos_token": "none of it"}, {}, (-1, -1)),
+    ({"bos_token": "<unk>", "eos_token": "<unk>"}, {}, (0, 0)),
 ]
 
 
@@ -263,6 +264,7 @@ def test_bos_and_eos_are_found_and_one_of_them_stands_between_two_documents(conf
         return
     got = np.frombuffer(encode_documents(["a", "b"], tok, "uint16")[0], "<u2").tolist()
     a, b = tok.encode("a"), tok.encode("b")
+    assert tok.encode("a", bos=True, eos=True) == [i for i in (ids[0], *a, ids[1]) if i >= 0]
     assert got == ([ids[0], *a, ids[0], *b] if ids[0] >= 0 else [*a, ids[1], *b, ids[1]])
 
 
