@@ -40,7 +40,7 @@ from tokenizer import Tokenizer
 from tests.fixtures import (
     END, HERE, LLAMA2C, SMALL, START, STORIES260K, TOK512, assert_same_run, assistant, dataset, flags, golden,
     needs_shared, prepare, random_checkpoint, read_rows, run, run_here, sentences, small_model, system, user,
-    write_rows,
+    write_ids, write_rows,
 )
 
 pytest_plugins = ["tests.fixtures"]
@@ -439,12 +439,10 @@ def test_bits_per_byte_are_the_loss_in_another_unit(trained, data):
 def test_the_gradient_is_that_of_the_mean_over_all_learned_targets_however_it_is_split(tmp_path):
     """Rows in which 4 and rows in which 128 targets are learned, two of them a step."""
     folder, rng = tmp_path / "sft", np.random.default_rng(0)
-    folder.mkdir()
+    write_ids(folder, {name: rng.integers(512, size=(16, 129)) for name in ("data00", "data01")}, row_len=128)
     for name in ("data00", "data01"):
-        rng.integers(512, size=(16, 129)).astype("<u2").tofile(folder / f"{name}.bin")
         learned = np.where(np.arange(16) % 2, 4, 128)[:, None]
         ((np.arange(129) >= 1) & (np.arange(129) <= learned)).astype("u1").tofile(folder / f"{name}.mask")
-    write_json(f"{folder}/meta.json", {"vocab_size": 512, "dtype": "uint16", "row_len": 128})
     rows = []
     for batch_size, accumulation in ((2, 1), (1, 2)):
         out = f"{tmp_path}/{batch_size}"
@@ -479,9 +477,8 @@ def test_each_evaluation_reads_the_same_validation_and_new_training_batches(data
 def test_ckpt_is_the_best_on_the_validation_split_or_on_request_the_newest(tmp_path, always):
     """Training text is one token over and over, validation text two: soon the model forgets the other one."""
     rng = np.random.default_rng(0)
-    for name, share in (("data00", 0.5), ("data01", 0.98)):
-        np.where(rng.random(2000) < share, 7, 8).astype("<u2").tofile(tmp_path / f"{name}.bin")
-    write_json(f"{tmp_path}/meta.json", {"vocab_size": 512, "dtype": "uint16"})
+    shares = {"data00": 0.5, "data01": 0.98}
+    write_ids(tmp_path, {name: np.where(rng.random(2000) < share, 7, 8) for name, share in shares.items()})
     options = flags(vocab_source=tmp_path, out_dir=tmp_path / "out", always_save_checkpoint=always)
     run_here("train.py", *SMALL, *options, *flags(max_iters=12, eval_interval=2, learning_rate=1e-2))
     rows = read_rows(tmp_path / "out" / "log.jsonl")
