@@ -755,7 +755,6 @@ def test_training_reads_rows_and_learns_what_the_mask_says(zh, tok, tmp_path, ca
     assert (y[:, :-1][y[:, :-1] >= 0] == x[:, 1:][y[:, :-1] >= 0]).all()
     with pytest.raises(InputError, match="--max_seq_len=200"):
         PretokDataset("val", 64, tok.n_words, f"{tmp_path}/sft")
-
     shown = [line for line in capsys.readouterr().out.splitlines() if "'<|im_end|>'" in line]  # --show
     answers = [m["role"] == "assistant" for chat in read_rows(zh / "chats.jsonl")[:2] for m in chat]
     assert ["learned" in line for line in shown] == answers
