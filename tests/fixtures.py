@@ -19,6 +19,7 @@ import torch
 
 import prepare_data
 from configurator import write_json
+from devices import autocast
 from model import ModelArgs, Transformer, model_args_dict
 from tinystories import PretokDataset
 from tokenizer import Tokenizer
@@ -131,6 +132,35 @@ def small_model(seed=0, lively=False, **changes):
 
 def dataset(data, split="train", T=64, **kwargs):
     return PretokDataset(split, T, 512, "custom", data_dir=data, **kwargs)
+
+
+def write_ids(folder, shards, vocab_size=512, **meta):
+    """A folder of shards, {name: ids}, which train.py takes for text."""
+    os.makedirs(folder, exist_ok=True)
+    for name, ids in shards.items():
+        np.asarray(ids, "<u2").tofile(os.path.join(folder, f"{name}.bin"))
+    write_json(f"{folder}/meta.json", {"vocab_size": vocab_size, "dtype": "uint16"} | meta)
+
+
+def losses_of(device, dtype, backend, steps=30, batches=4):
+    """The losses of a small model that reads so many batches over and over; backend None: not compiled."""
+    model = small_model(n_layers=1).to(device)
+    forward = torch.compile(model, backend=backend) if backend else model
+    optimizer = model.configure_optimizers(0.0, 5e-3, (0.9, 0.95))
+    scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
+    generator = torch.Generator().manual_seed(1)
+    data = [torch.randint(96, (4, 17), generator=generator).to(device) for _ in range(batches)]
+    losses = []
+    for i in range(steps):
+        x = data[i % batches]
+        with autocast(device, dtype):
+            loss = forward(x[:, :-1], x[:, 1:])
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
 
 
 def write_rows(path, rows):

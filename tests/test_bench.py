@@ -1,18 +1,17 @@
 """extras/memory.py says what training keeps; extras/bench.py comes to its end whatever runs out of memory."""
 
 import json
-import math
 import re
+from functools import partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from devices import autocast, find_dtype
 from extras import bench
 from extras.memory import memory
-from model import ModelArgs, Transformer
+from model import ModelArgs, Transformer, attend
 from tests.fixtures import flags, run
 
 pytest_plugins = ["tests.fixtures"]
@@ -24,22 +23,12 @@ ODD_HEADS = WIDE | {"dim": 216}  # heads of 36
 ROWS = 4
 
 
-def attend_as_on_cuda(q, k, v, mask=None, dropout=0.0):
-    """Flash attention there: keys and values for each query head, heads padded to a multiple of 8 numbers."""
-    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-    head_dim = q.shape[-1]
-    if head_dim % 8:
-        q, k, v = (F.pad(x, (0, -head_dim % 8)) for x in (q, k, v))
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / math.sqrt(head_dim))
-    return y[..., :head_dim]
-
-
 def saved_bytes(args, dtype, compiled, device_type):
     """What the forward pass keeps for the backward pass, except the parameters: each memory block once."""
     model = Transformer(args)
     if device_type == "cuda":
         for layer in model.layers:
-            layer.attention.attend = attend_as_on_cuda
+            layer.attention.attend = partial(attend, grouped=False)
     forward = model
     if compiled:  # the compiler's choice of what to keep, without its code generator
         torch._dynamo.reset()

@@ -6,7 +6,6 @@ then everything but the device is the same.
 import contextlib
 import functools
 import gc
-import json
 import os
 import shutil
 import subprocess
@@ -19,11 +18,13 @@ from torch.amp import GradScaler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import devices
-from devices import autocast
 from extras import fast_decode
 from extras.memory import memory
 from model import ModelArgs, Transformer
-from tests.fixtures import ALONE, HERE, SMALL, assert_same_run, flags, read_rows, run_here, small_model
+
+from tests.fixtures import (  # isort: skip
+    ALONE, HERE, SMALL, assert_same_run, flags, losses_of, read_rows, run_here, small_model, write_ids,
+)
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -31,6 +32,7 @@ has_cuda = torch.cuda.is_available()
 needs_cuda = pytest.mark.skipif(not has_cuda, reason="there is no CUDA device")
 on_both = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 on_cuda = pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])
+BACKEND = {"cpu": "aot_eager", "cuda": "inductor"}  # whose code for bfloat16 takes a CPU minutes to compile
 
 
 @pytest.fixture(autouse=True)
@@ -48,38 +50,13 @@ def half(device):
     return devices.find_dtype("bfloat16", device) if device == "cuda" else "bfloat16"
 
 
-# --------------------------------------------------------------------------------------------------------
-# losses
-
-
-def losses_of(device, dtype, compiled, steps, batches):
-    """The losses of a small model that reads so many batches over and over."""
-    model = small_model(n_layers=1).to(device)
-    forward = model
-    if compiled:  # on a CPU without the code generator, which takes minutes for bfloat16
-        forward = torch.compile(model, backend="inductor" if device == "cuda" else "aot_eager")
-    optimizer = model.configure_optimizers(0.0, 5e-3, (0.9, 0.95))
-    scaler = GradScaler(device, enabled=dtype == "float16")
-    generator = torch.Generator().manual_seed(1)
-    data = [torch.randint(96, (4, 17), generator=generator).to(device) for _ in range(batches)]
-    losses = []
-    for i in range(steps):
-        x = data[i % batches]
-        with autocast(device, dtype):
-            loss = forward(x[:, :-1], x[:, 1:])
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
-
+# --- losses
 
 @on_both
 def test_compiled_training_in_16_bits_has_the_losses_of_eager_float32(device):
     torch.set_float32_matmul_precision("highest")
-    want = losses_of(device, "float32", compiled=False, steps=30, batches=4)
-    got = losses_of(device, half(device), compiled=True, steps=30, batches=4)
+    want = losses_of(device, "float32", None)
+    got = losses_of(device, half(device), BACKEND[device])
     assert want[-1] < want[0] - 0.5
     assert got == pytest.approx(want, rel=0.03)
     assert got != want  # it did compute in 16 bits
@@ -87,12 +64,10 @@ def test_compiled_training_in_16_bits_has_the_losses_of_eager_float32(device):
 
 @on_both
 def test_compiled_training_in_16_bits_learns_one_batch_by_heart(device):
-    assert losses_of(device, half(device), compiled=True, steps=60, batches=1)[-1] < 0.1
+    assert losses_of(device, half(device), BACKEND[device], steps=60, batches=1)[-1] < 0.1
 
 
-# --------------------------------------------------------------------------------------------------------
-# train.py
-
+# --- train.py
 
 def options_for(device, data, out, **changes):
     """Options of train.py for a small run on the device, in 16 bits and compiled where that is quick."""
@@ -203,22 +178,10 @@ def test_a_step_that_is_not_logged_never_waits_for_the_device(device, data, tmp_
     assert watched == list(range(11, 19))
 
 
-# --------------------------------------------------------------------------------------------------------
-# memory
+# --- memory
 
 RECIPE = {"dim": 768, "n_layers": 12, "n_heads": 12, "n_kv_heads": 4, "max_seq_len": 512, "batch_size": 64}
 RECIPE |= {"vocab_size": 6144}  # README.md's 80 million; two of its micro-batches
-
-
-def write_random_shards(folder):
-    """Two shards of random ids, which train.py takes for text."""
-    rng = np.random.default_rng(0)
-    os.makedirs(folder)
-    for name in ("data00", "data01"):
-        ids = rng.integers(RECIPE["vocab_size"], size=300_000, dtype="<u2")
-        ids.tofile(os.path.join(folder, f"{name}.bin"))
-    with open(os.path.join(folder, "meta.json"), "w", encoding="utf-8") as f:
-        json.dump({"vocab_size": RECIPE["vocab_size"], "dtype": "uint16"}, f)
 
 
 @pytest.mark.parametrize("compile", ["false", "auto"])
@@ -230,7 +193,8 @@ def test_training_takes_the_memory_that_the_formula_says(device, tmp_path, compi
     free, _ = torch.cuda.mem_get_info()
     if free < 1.5 * want:
         pytest.skip(f"needs {1.5 * want / 1e9:.0f} GB of free memory on the device")
-    write_random_shards(tmp_path / "ids")
+    ids = np.random.default_rng(0).integers(RECIPE["vocab_size"], size=(2, 300_000))
+    write_ids(tmp_path / "ids", {"data00": ids[0], "data01": ids[1]}, RECIPE["vocab_size"])
     length = {"max_iters": 3, "eval_iters": 1, "eval_interval": 100, "gradient_accumulation_steps": 2}
     usual = {"vocab_source": tmp_path / "ids", "out_dir": tmp_path / "out", "device": device}
     before = torch.cuda.memory_allocated()
@@ -239,41 +203,30 @@ def test_training_takes_the_memory_that_the_formula_says(device, tmp_path, compi
     assert torch.cuda.max_memory_allocated() - before == pytest.approx(want, rel=0.2)
 
 
-# --------------------------------------------------------------------------------------------------------
-# decoding
-
-
-@contextlib.contextmanager
-def counting_graphs():
-    """A list that gets an entry for each CUDA graph that torch.compile records."""
-    from torch._inductor import cudagraph_trees
-
-    recorded = []
-    node = cudagraph_trees.CUDAGraphNode
-
-    class Counted(node):
-        def __init__(self, *args, **kwargs):
-            recorded.append(args)
-            super().__init__(*args, **kwargs)
-
-    cudagraph_trees.CUDAGraphNode = Counted
-    try:
-        yield recorded
-    finally:
-        cudagraph_trees.CUDAGraphNode = node
-
+# --- decoding
 
 @pytest.mark.parametrize("stories", [1, 8])
 @on_cuda
-def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_and_records_one_graph(device, stories):
+def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_and_records_one_graph(
+    device, stories, monkeypatch
+):
     """tests/test_fast_decode.py has the same on a CPU, where there are no graphs."""
+    from torch._inductor.cudagraph_trees import CUDAGraphNode
+
+    recorded = []
+    record = CUDAGraphNode.__init__
+
+    def record_and_count(*args, **kwargs):
+        recorded.append(args)
+        record(*args, **kwargs)
+
+    monkeypatch.setattr(CUDAGraphNode, "__init__", record_and_count)
     torch.set_float32_matmul_precision("highest")
     eager, compiled = [small_model(lively=True, n_layers=2).to(device).eval() for _ in range(2)]
-    with counting_graphs() as recorded:
-        fast_decode.compile_decoding(compiled, device)
-        for _ in range(3):  # the second and the third story replay the graph of the first
-            x = torch.randint(96, (stories, 5), generator=torch.Generator().manual_seed(stories)).to(device)
-            want = eager.generate(x, 40, temperature=0)  # past the 32 positions of the context
-            assert torch.equal(compiled.generate(x, 40, temperature=0), want)
-            assert len(want.unique()) > 10  # no story of one word
+    fast_decode.compile_decoding(compiled, device)
+    for _ in range(3):  # the second and the third story replay the graph of the first
+        x = torch.randint(96, (stories, 5), generator=torch.Generator().manual_seed(stories)).to(device)
+        want = eager.generate(x, 40, temperature=0)  # past the 32 positions of the context
+        assert torch.equal(compiled.generate(x, 40, temperature=0), want)
+        assert len(want.unique()) > 10  # no story of one word
     assert len(recorded) == 1

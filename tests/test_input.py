@@ -23,10 +23,13 @@ from model import ModelArgs, sample_next_token
 from prepare_data import CHAT_TEMPLATE
 from reader import read_text
 from sample import TextGenerator
-from tests import fixtures
-from tests.fixtures import END, START, ZH, assistant, needs_shared, prepare, read_rows, run_here, user
 from tinystories import PretokDataset, encode_documents, text_encoder
 from tokenizer import Tokenizer
+
+from tests.fixtures import (  # isort: skip
+    END, START, ZH, assistant, flags, needs_shared, prepare, random_checkpoint, read_rows, run_here,
+    sentences, user, write_ids, write_rows,
+)
 
 pytest_plugins = ["tests.fixtures"]
 CHINESE = "今天天气很好，我们一起去公园。"
@@ -46,12 +49,11 @@ def packed(kind):
     return bz2.compress(raw.getvalue()) if kind == "bz2" else raw.getvalue()
 
 
-# --------------------------------------------------------------------------------------------------------
-# one reader
+# --- one reader
 
 GB = "seems to be gb18030: convert it, .*--encoding=gb18030"
 READ = {  # file: (bytes, the texts that are read; or what the refusal says)
-    "A.JSONL": (ROW.encode() * 2, [CHINESE] * 2), "a.NdJson": (ROW.encode(), [CHINESE]),
+    "A.JSONL": (ROW.encode() * 2, [CHINESE] * 2),
     "A.Json": (f"[{ROW.strip()}]".encode(), [CHINESE]), "lines.json": (ROW.encode() * 2, [CHINESE] * 2),
     "pretty.json": (b'[\n {\n  "text": "one"\n },\n "two"\n]', ["one", "two"]),
     "object.json": (b'{\n "text": "one"\n}', ["one"]), "no_ending": (CHINESE.encode(), [CHINESE]),
@@ -110,7 +112,7 @@ def test_a_novel_in_any_form_becomes_a_vocabulary_and_shards_and_comes_back(form
     path, folder = tmp_path / "novel.txt", tmp_path / "d"
     path.write_bytes(text.encode("utf-8" if form in forms else form))
     for size in (1024, 2048):  # the text has 2,600 different characters
-        args = fixtures.flags(input_path=path, data_dir=folder, vocab_size=size, workers=1)
+        args = flags(input_path=path, data_dir=folder, vocab_size=size, workers=1)
         command = ("tinystories.py", "pretokenize", *args, *options)
         run_here(*command)
         tok = Tokenizer(f"{folder}/tok{size}.model")
@@ -122,7 +124,7 @@ def test_a_novel_in_any_form_becomes_a_vocabulary_and_shards_and_comes_back(form
         run_here(*command)
         assert "is up to date" in capsys.readouterr().out
     prepare("pretrain", path, tmp_path / "o.jsonl", *options)
-    args = fixtures.flags(data_path=tmp_path / "o.jsonl", save_dir=tmp_path / "k", vocab_size=400)
+    args = flags(data_path=tmp_path / "o.jsonl", save_dir=tmp_path / "k", vocab_size=400)
     run_here("train_tokenizer.py", *args)
 
 
@@ -130,8 +132,8 @@ def test_the_vocabulary_learns_from_long_lines_and_from_all_parts_but_the_first(
     rng = random.Random(0)
     words = lambda letters: " ".join("".join(rng.choices(letters, k=3)) for _ in range(2000))  # noqa: E731
     texts = [words("абв")] * 2 + [words("abcd")] * 30 + [words("ξψω") + "。" * 5000] * 4  # 8 to 29 kB each
-    path = fixtures.write_rows(tmp_path / "own.jsonl", [{"body": text} for text in [*texts, {}]])
-    args = fixtures.flags(input_path=path, data_dir=tmp_path / "d", text_key="body", workers=1)
+    path = write_rows(tmp_path / "own.jsonl", [{"body": text} for text in [*texts, {}]])
+    args = flags(input_path=path, data_dir=tmp_path / "d", text_key="body", workers=1)
     command = ("tinystories.py", "pretokenize", *args)
     run_here(*command, "--vocab_size=400")
     tok = Tokenizer(f"{tmp_path}/d/tok400.model")
@@ -143,9 +145,7 @@ def test_the_vocabulary_learns_from_long_lines_and_from_all_parts_but_the_first(
         run_here(*command, "--vocab_size=260")
 
 
-# --------------------------------------------------------------------------------------------------------
-# shards that others have made
-
+# --- shards that others have made
 
 def test_shards_that_are_too_short_or_nanogpts_or_without_a_conversation(zh, tmp_path, monkeypatch):
     said = []
@@ -154,24 +154,20 @@ def test_shards_that_are_too_short_or_nanogpts_or_without_a_conversation(zh, tmp
         np.array([*ids] * 20, "<u2").tofile(tmp_path / f"{name}.bin")
     parts = {split: PretokDataset(split, 16, 65, str(tmp_path)) for split in ("train", "val")}
     assert parts["train"][0][0].min() == 40 and parts["val"][0][0].max() == 15
-    folder = tmp_path / "short"
-    folder.mkdir()
-    for i, length in enumerate((100, 5, 100, 0)):
-        np.arange(length, dtype="<u2").tofile(folder / f"data{i:02}.bin")
-    np.arange(9, dtype="<u2").tofile(folder / "other.bin")
-    assert len(PretokDataset("train", 16, 100, str(folder))) == 6
+    lengths = {"data00": 100, "data01": 5, "data02": 100, "data03": 0, "other": 9}
+    write_ids(tmp_path / "short", {name: range(length) for name, length in lengths.items()}, 100)
+    (tmp_path / "short" / "meta.json").unlink()
+    assert len(PretokDataset("train", 16, 100, f"{tmp_path}/short")) == 6
     assert "data01.bin is shorter than a sequence" in "".join(said)
     chats = [[user("短"), assistant("好" * 40)]] * 300 + [[user("长" * 900), assistant("好")]] * 120
     args = (f"--tokenizer={zh}/tokenizer_k", "--max_seq_len=64", "--workers=1")
-    prepare("pretokenize_sft", fixtures.write_rows(tmp_path / "c.jsonl", chats), tmp_path / "sft", *args)
+    prepare("pretokenize_sft", write_rows(tmp_path / "c.jsonl", chats), tmp_path / "sft", *args)
     shards = read_json(tmp_path / "sft" / "meta.json")["shards"]
     assert 0 in [counts["documents"] for counts in shards.values()]
     assert len(PretokDataset("train", 64, 600, str(tmp_path / "sft")))
 
 
-# --------------------------------------------------------------------------------------------------------
-# tokenizers of others
-
+# --- tokenizers of others
 
 BYTES = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
 BPE = (models.BPE(unk_token="<unk>"), trainers.BpeTrainer, BYTES)
@@ -185,7 +181,7 @@ def save_tokenizer(folder, config=None, model=BPE, html="", **parts):
     tk.decoder = decoders.ByteLevel()
     for name, part in parts.items():
         setattr(tk, name, part)
-    texts = fixtures.sentences(random.Random(0), 200) + ["the cat sat on the mat" + html] * 20
+    texts = sentences(random.Random(0), 200) + ["the cat sat on the mat" + html] * 20
     options = {"vocab_size": 500, "special_tokens": list(SPECIAL), "show_progress": False} | options
     tk.train_from_iterator(texts, trainer(**options))
     tk.enable_truncation(8)
@@ -202,13 +198,11 @@ META = {"pre_tokenizer": pre_tokenizers.Metaspace(), "decoder": decoders.Metaspa
 WORDS = {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)}
 ADDS_BOS = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
 EVERY = {
-    "plain": {},
+    "plain": {}, "nfkc": {"normalizer": normalizers.NFKC()},
     "a space first": {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
-    "nfkc": {"normalizer": normalizers.NFKC()},
     "lower case": {"normalizer": normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])},
     "adds BOS": {"post_processor": ADDS_BOS},
-    "one word": WORDS,
-    "Llama's": META,
+    "one word": WORDS, "Llama's": META,
     "BERT's": {"pre_tokenizer": pre_tokenizers.BertPreTokenizer(), "decoder": decoders.WordPiece(),
                "model": (models.WordPiece(unk_token="<unk>"), trainers.WordPieceTrainer, {})},
 }  # fmt: skip
@@ -221,7 +215,7 @@ def test_a_folder_gives_the_ids_of_its_own_library_and_no_special_token_of_a_tex
     tok, own = Tokenizer(path), transformers.AutoTokenizer.from_pretrained(path)
     assert (tok.bos_id, tok.eos_id) == (own.bos_token_id, own.eos_token_id) == (1, 2)
     rng = random.Random(1)
-    parts = [*SPECIAL, *"ab  \n\t1<s>|é①，", "the cat", "＜ｓ＞", *fixtures.sentences(rng, 9)]
+    parts = [*SPECIAL, *"ab  \n\t1<s>|é①，", "the cat", "＜ｓ＞", *sentences(rng, 9)]
     texts = ["".join(rng.choices(parts, k=rng.randint(0, 12))) for _ in range(500)]
     own.backend_tokenizer.no_truncation()
     own.backend_tokenizer.no_padding()
@@ -248,6 +242,7 @@ WRITTEN = [  # tokenizer_config.json, special_tokens_map.json, the ids of BOS an
     ({"bos_token": "</s>", "eos_token": "<s>"}, {"bos_token": "<s>"}, (1, 1)),
     ({"bos_token": None}, {"bos_token": "<s>", "eos_token": None}, (1, -1)),
     ({"bos_token": "none of it"}, {}, (-1, -1)),
+    ({"bos_token": "<unk>", "eos_token": "<unk>"}, {}, (0, 0)),
 ]
 
 
@@ -263,6 +258,7 @@ def test_bos_and_eos_are_found_and_one_of_them_stands_between_two_documents(conf
         return
     got = np.frombuffer(encode_documents(["a", "b"], tok, "uint16")[0], "<u2").tolist()
     a, b = tok.encode("a"), tok.encode("b")
+    assert tok.encode("a", bos=True, eos=True) == [i for i in (ids[0], *a, ids[1]) if i >= 0]
     assert got == ([ids[0], *a, ids[0], *b] if ids[0] >= 0 else [*a, ids[1], *b, ids[1]])
 
 
@@ -306,13 +302,11 @@ def test_another_chat_template_is_named(zh, tmp_path, capsys):
         assert ("its chat template differs" in capsys.readouterr().err) == (template != CHAT_TEMPLATE)
 
 
-# --------------------------------------------------------------------------------------------------------
-# models and numbers
-
+# --- models and numbers
 
 def test_a_padded_vocabulary_is_sampled_from_its_pieces_only(tok, tmp_path):
     assert ModelArgs(dim=64, multiple_of=2).hidden_dim == 170  # llama2.c's
-    path = fixtures.random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words + 900)
+    path = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words + 900)
     generator = TextGenerator(path)
     new = list(generator.stream([1], 64, 20, temperature=50.0, top_k=0))
     assert max(map(max, new)) < tok.n_words

@@ -16,11 +16,8 @@ RUNS = [(scaling.num_params(dim), n * 500_000) for dim in scaling.DIMS for n in 
 POINTS = [(N, D, scaling.predict(LAW, N, D)) for N, D in RUNS]
 
 
-def test_the_fit_finds_the_law_that_made_the_losses():
+def test_the_fit_finds_the_law_that_made_the_losses_through_noise_of_half_a_percent():
     assert scaling.fit(POINTS) == pytest.approx(LAW, rel=1e-6)
-
-
-def test_the_fit_predicts_within_one_percent_through_noise_of_half_a_percent():
     rng = random.Random(0)
     noisy = [(N, D, loss * (1 + rng.gauss(0, 0.005))) for N, D, loss in POINTS]
     want = scaling.predict(LAW, 1_000_000, 9_000_000)
@@ -29,9 +26,7 @@ def test_the_fit_predicts_within_one_percent_through_noise_of_half_a_percent():
 
 @pytest.mark.parametrize("wrong", range(len(POINTS)))
 def test_a_run_that_went_wrong_does_not_bend_the_law(wrong):
-    points = list(POINTS)
-    N, D, loss = points[wrong]
-    points[wrong] = (N, D, 1.3 * loss)
+    points = [(N, D, 1.3 * loss if i == wrong else loss) for i, (N, D, loss) in enumerate(POINTS)]
     want = scaling.predict(LAW, 2_000_000, 9_000_000)
     assert scaling.predict(scaling.fit(points), 2_000_000, 9_000_000) == pytest.approx(want, rel=0.03)
 
@@ -49,14 +44,11 @@ def test_losses_that_rise_with_data_fit_no_law():
         scaling.fit([(N, D, D / 1e5) for N in (1e5, 2e5, 4e5) for D in (1e5, 2e5, 4e5)])
 
 
-def test_parameters_are_counted_as_the_model_counts_them():
+def test_parameters_are_counted_as_the_model_does_and_the_larger_run_has_four_times_the_flops():
     for dim in (*scaling.DIMS, scaling.LARGER_DIM):
         args = ModelArgs(dim=dim, n_layers=4, n_heads=2, n_kv_heads=2, vocab_size=scaling.vocab_size)
         matrices = [p for p in Transformer(args).parameters() if p.dim() == 2]
         assert scaling.num_params(dim) == sum(p.numel() for p in matrices)
-
-
-def test_the_larger_run_has_four_times_the_flops_of_the_largest():
     dim, tokens = scaling.larger_run()
     largest = scaling.flops(scaling.DIMS[-1], 8 * scaling.base_tokens)
     assert scaling.flops(dim, tokens) / largest == pytest.approx(4, rel=0.01)
@@ -67,10 +59,14 @@ def test_the_envelope_is_what_no_cheaper_run_beats():
     assert scaling.envelope(points) == [(1, 5.0), (3, 4.0), (5, 3.0)]
 
 
-def test_the_prediction_is_written_before_the_larger_run_begins(data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "out_dir", f"{tmp_path}")
-    monkeypatch.setattr(scaling, "data_dir", data)
-    monkeypatch.setattr(scaling, "vocab_size", 512)
+@pytest.fixture
+def toy(data, tmp_path, monkeypatch):
+    options = {"out_dir": f"{tmp_path}", "data_dir": data, "vocab_size": 512, "threads": 1, "seed": 7}
+    for name, value in (options | {"BATCH": (2, 32)}).items():
+        monkeypatch.setattr(scaling, name, value)
+
+
+def test_the_prediction_is_written_before_the_larger_run_begins(toy, tmp_path, monkeypatch, capsys):
     written = []
 
     def loss_of(dim, tokens):
@@ -88,13 +84,7 @@ def test_the_prediction_is_written_before_the_larger_run_begins(data, tmp_path, 
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
-def test_a_point_is_the_validation_loss_of_a_run_of_train_py_that_is_made_once(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "out_dir", f"{tmp_path}")
-    monkeypatch.setattr(scaling, "data_dir", data)
-    monkeypatch.setattr(scaling, "vocab_size", 512)
-    monkeypatch.setattr(scaling, "BATCH", (2, 32))
-    monkeypatch.setattr(scaling, "threads", 1)
-    monkeypatch.setattr(scaling, "seed", 7)
+def test_a_point_is_the_validation_loss_of_a_run_of_train_py_that_is_made_once(toy, tmp_path, monkeypatch):
     loss = scaling.loss_of(32, 64 * 30)
     rows = read_rows(f"{tmp_path}/dim32_1920/log.jsonl")
     assert rows[-1]["step"] == 30 and rows[-1]["val_loss"] == loss < rows[0]["val_loss"]
