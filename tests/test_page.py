@@ -319,14 +319,11 @@ def test_a_page_is_its_weights_in_float16_and_less_than_150_kb(pages, checkpoint
 
 
 def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints, pages, monkeypatch):
+    path = str(tmp_path / "p.html")
     no_tokenizer = random_checkpoint(tmp_path / "none.pt")
-    _, said = run("extras.page", f"--checkpoint={no_tokenizer}", f"--out={tmp_path}/p.html", ok=False)
+    _, said = run("extras.page", f"--checkpoint={no_tokenizer}", f"--out={path}", ok=False)
     assert re.fullmatch(r"extras\.page: .* holds no tokenizer: give it one, --tokenizer=PATH\n", said)
-    for option, value in (
-        ("checkpoint", checkpoints["chat"]),
-        ("prompt", PROMPT),
-        ("out", f"{tmp_path}/p.html"),
-    ):
+    for option, value in {"checkpoint": checkpoints["chat"], "prompt": PROMPT, "out": path}.items():
         monkeypatch.setattr(page, option, value)
     for limit in (50_000, os.path.getsize(pages["chat"]) - 1):  # the weights alone would fit the second
         monkeypatch.setattr(page, "MAX_BYTES", limit)
@@ -336,5 +333,5 @@ def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints,
     saved["model"]["norm.weight"][0] = 1e5
     torch.save(saved, tmp_path / "c.pt")
     with pytest.raises(InputError, match="norm.weight holds numbers that float16 does not have"):
-        write_page(tmp_path / "p.html", tmp_path / "c.pt")
-    assert not (tmp_path / "p.html").exists()
+        write_page(path, tmp_path / "c.pt")
+    assert not os.path.exists(path)
