@@ -175,10 +175,8 @@ if resume:
     try:
         step = int(checkpoint["iter_num"])
         best_val_loss = float(checkpoint["best_val_loss"])
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]
-        opt.load_state_dict(checkpoint["optimizer"])
-        for group, own in zip(opt.param_groups, settings):  # they are those of the options
-            group.update(own)
+        own_groups = opt.state_dict()["param_groups"]  # their settings are those of the options
+        opt.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": own_groups})
         if not all(t.shape in (p.shape, ()) for p, state in opt.state.items() for t in state.values()):
             raise ValueError("the optimizer is that of another model")
         if checkpoint["scaler"]:  # empty, if the run was in another dtype
@@ -318,11 +316,10 @@ if rank == 0:
             raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
     with open(log_path, "a+", encoding="utf-8", errors="replace") as f:
-        f.seek(0)  # rows of steps that will be done again are dropped
-        found = [(re.match(r'{"step": (\d+), .*}\n', line), line) for line in f]
-        rows = [line for match, line in found if match and int(match[1]) < step]
+        f.seek(0)
+        rows = re.finditer(r'^{"step": (\d+), .*}\n', f.read(), re.MULTILINE)
     with atomic_write(log_path) as f:
-        f.writelines(rows)
+        f.writelines(row[0] for row in rows if int(row[1]) < step)  # the others will be done again
     log_file = open(log_path, "a", buffering=1, encoding="utf-8")  # a killed run's log ends with a whole line
 
 batches = iter_batches(split="train", seed=seed, start=step * grad_accum_steps)
