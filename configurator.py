@@ -1,6 +1,6 @@
 """
-What the scripts share: options from the command line, errors in one sentence, and files that are written
-completely or not at all. The idea is nanoGPT's configurator; that one runs the options with `exec`.
+What the scripts share: options, as in nanoGPT's configurator (which uses `exec`), errors in one sentence, and
+files that are written completely or not at all.
 
 The options of a script are its lower-case globals. `given = override(globals())`, which follows them, lets
 `--key=value` replace the global `key`. The type is the default's; the comment on its line is the help. What a

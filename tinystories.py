@@ -52,9 +52,10 @@ COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
 LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
 STORIES = "TinyStories_all_data"  # dataNN.json in it, each a list of {"story": ...}
 SHARDS = 50  # as many as the original has
-COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}
+COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}  # examples of what a meta.json holds
+SHARD = {**COUNTS, "files": {}}
 META = {"dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
-        "splits": {"val": COUNTS, "train": COUNTS}}  # fmt: skip  # the types of what a meta.json may hold
+        "splits": {"val": COUNTS, "train": COUNTS}}  # fmt: skip
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
 open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
@@ -137,7 +138,6 @@ def story_files():
 
 
 def read_texts(path):
-    """The stories of a file, as texts."""
     return [text.strip() for text in read_values(path, lambda item: get_text(item, "story"))]
 
 
@@ -302,9 +302,8 @@ def make_shard(process, tokenizer_path, dtype, folder, job):
 def load_meta(path):
     """The content of a meta.json, or {} where there is none. InputError where pretokenize wrote no such."""
     meta = read_json(path) if os.path.exists(path) else {}
-    example = {**COUNTS, "files": {}}  # of a shard
     right = has_types_of(META | meta, META)
-    if not right or not all(has_types_of(counts, example) for counts in meta.get("shards", {}).values()):
+    if not right or not all(has_types_of(counts, SHARD) for counts in meta.get("shards", {}).values()):
         raise InputError(f"{path} is broken: remove its folder, and run pretokenize again")
     return meta
 
@@ -327,8 +326,8 @@ def read_meta(folder, vocab_size=None):
 
 def shard_folder(vocab_size, vocab_source, data_dir="data"):
     """'custom' -> data/tok4096; 'llama2' -> beside the stories, as in llama2.c; else vocab_source itself."""
-    known = {"custom": f"tok{vocab_size}", "llama2": STORIES}
-    return f"{data_dir}/{known[vocab_source]}" if vocab_source in known else vocab_source
+    folders = {"custom": f"{data_dir}/tok{vocab_size}", "llama2": f"{data_dir}/{STORIES}"}
+    return folders.get(vocab_source, vocab_source)
 
 
 class PretokDataset(torch.utils.data.Dataset):
@@ -355,8 +354,7 @@ class PretokDataset(torch.utils.data.Dataset):
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
         if self.masked and [*map(len, self.ids)] != [*map(len, self.masks)]:
             raise InputError(f"{self.folder}: a .mask is not as long as its .bin: make the shards again")
-        sizes = (max(0, len(ids) - (not self.masked)) // self.stride for ids in self.ids)
-        self.starts = np.cumsum([0, *sizes])
+        self.starts = np.cumsum([0, *(max(0, len(i) - (not self.masked)) // self.stride for i in self.ids)])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
