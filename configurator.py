@@ -2,10 +2,9 @@
 What the scripts share: options, as in nanoGPT's configurator (which uses `exec`), errors in one sentence, and
 files that are written completely or not at all.
 
-The options of a script are its lower-case globals. `given = override(globals())`, which follows them, lets
-`--key=value` replace the global `key`. The type is the default's; the comment on its line is the help. What a
-comment has before its colon is checked: "at least 0, below 1", or words joined by " | ", of which PATH stands
-for any file or folder that exists.
+The options of a script are its lower-case globals: `given = override(globals())` replaces `key` by that of
+`--key=value`. The type is the default's; the comment on its line is the help. What it has before a colon is
+checked: "at least 0, below 1", or words joined by " | ", of which PATH is any file or folder that exists.
 """
 
 import argparse
@@ -33,9 +32,9 @@ def options(scope):
 
 def override(scope, commands=()):
     """
-    Replace the options in `scope` (a script's globals()) by those of the command line; returns those given,
-    with the first word, one of `commands` if there are any, as "command". A mistake ends the script with exit
-    code 2; from here on an InputError does with its sentence and exit code 1.
+    Replace the options in `scope`, a script's globals(), by those of the command line; returns those given,
+    with the first word, one of `commands`, as "command". A mistake ends the script with exit code 2; from
+    here on an InputError does with its sentence and exit code 1.
     """
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
