@@ -1,11 +1,10 @@
 """
-What the scripts share: options from the command line, errors in one sentence, and files that are written
-completely or not at all. The idea is nanoGPT's configurator; that one runs the options with `exec`.
+What the scripts share: options, as in nanoGPT's configurator (which uses `exec`), errors in one sentence, and
+files that are written completely or not at all.
 
-The options of a script are its lower-case module-level globals. After `given = override(globals())`, which
-follows them, `--key=value` on the command line has replaced the global `key`. The type is that of the
-default, and the comment on its line is the help text. What a comment has before its colon is checked: words
-joined by " | " (PATH among them stands for any file or folder that exists), or "at least 0, below 1".
+The options of a script are its lower-case globals: `given = override(globals())` replaces `key` by that of
+`--key=value`. The type is the default's; the comment on its line is the help. What it has before a colon is
+checked: "at least 0, below 1", or words joined by " | ", of which PATH is any file or folder that exists.
 """
 
 import argparse
@@ -33,9 +32,9 @@ def options(scope):
 
 def override(scope, commands=()):
     """
-    Replace the options in `scope` (a script's globals()) by those of the command line; returns those given.
-    With `commands`, its first word must be one of them, returned as "command". A mistake ends the script with
-    exit code 2; from here on an InputError does with its sentence and exit code 1.
+    Replace the options in `scope`, a script's globals(), by those of the command line; returns those given,
+    with the first word, one of `commands`, as "command". A mistake ends the script with exit code 2; from
+    here on an InputError does with its sentence and exit code 1.
     """
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
@@ -50,11 +49,10 @@ def override(scope, commands=()):
     if commands:
         parser.add_argument("command", choices=commands, metavar=" | ".join(commands))
     for key, value in options(scope).items():
-        comment = comments.get(key, "")
-        parse = functools.partial(parse_value, default=value, comment=comment)
+        note = comments.get(key, "")
+        parse = functools.partial(parse_value, default=value, comment=note)
         flag = {"nargs": "?", "const": True} if type(value) is bool else {}  # --key alone is True
-        explained = comment.replace("%", "%%")
-        parser.add_argument(f"--{key}", type=parse, metavar=repr(value), help=explained, **flag)
+        parser.add_argument(f"--{key}", type=parse, metavar=repr(value), help=note.replace("%", "%%"), **flag)
     given = vars(parser.parse_args())
     scope.update((k, v) for k, v in given.items() if k != "command")
     return given
@@ -63,16 +61,16 @@ def override(scope, commands=()):
 def parse_value(text, default, comment):
     """An option's text as a value of its default's type. ArgumentTypeError says what the option expects."""
     kind = type(default)
+    expected = "True | False" if kind is bool else comment.partition(":")[0]
     if kind in (int, float):
-        bounds = re.match(r"((at least|above) [^:]*)?", comment).group()
-        limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", bounds)
+        limits = re.findall(rf"({'|'.join(BOUNDS)}) ([^ ,]+)", expected)
         with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
             if math.isfinite(value) and all(BOUNDS[word](value, float(limit)) for word, limit in limits):
                 return value
-        expected = f"a {'whole ' * (kind is int)}number{', ' * bool(bounds)}{bounds}"
+        number = "a whole number" if kind is int else "a number"
+        expected = f"{number}, {expected}" if limits else number
     else:
-        expected = "True | False" if kind is bool else comment.partition(":")[0]
         words = expected.split(" | ") if " | " in expected else []
         for word in words:
             if text.lower() == word.lower() and word != "PATH":  # --compile=True is "true"
@@ -96,7 +94,8 @@ def print_input_error(error_type, error, trace):
 
 def in_chinese():
     """Whether the terminal is Chinese: what counts is the first of these variables that is set."""
-    return next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "").startswith("zh")
+    env = os.environ.get
+    return (env("LC_ALL") or env("LC_MESSAGES") or env("LANG", "")).startswith("zh")
 
 
 def first_line(error):
@@ -119,10 +118,7 @@ def cpu_count():
 
 @functools.cache  # a process asks as often as it likes
 def hold_folder(folder):
-    """
-    Keep a folder for this process until it ends, in whatever way. InputError where another process has it.
-    Windows and some network disks have no such locks: there it does nothing.
-    """
+    """Keep a folder for this process until it ends, in whatever way. InputError where another has it."""
     os.makedirs(folder, exist_ok=True)
     try:
         import fcntl
@@ -130,7 +126,7 @@ def hold_folder(folder):
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"another run writes to {folder}: let it end, or give another --out_dir") from None
-    except (ImportError, OSError):
+    except (ImportError, OSError):  # Windows and some network disks have no such locks
         pass
 
 
@@ -155,11 +151,11 @@ def read_json(path, expected=dict):
     try:
         with open(path, encoding="utf-8-sig") as f:
             value = json.load(f)
+        if not isinstance(value, expected):
+            raise ValueError(f"it holds a {type(value).__name__}, not a {expected.__name__}")
+        return value
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path} is broken: {first_line(error)}") from None
-    if not isinstance(value, expected):
-        raise InputError(f"{path} is broken: it holds a {type(value).__name__}, not a {expected.__name__}")
-    return value
 
 
 def write_json(path, value):

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from configurator import InputError, first_line
 
-# FLOP/s of dense matrix products in bfloat16 (T4: float16), from the makers' data sheets, by words of
-# the device's name; the first that matches counts.
+# FLOP/s of dense matrix products in bfloat16 (T4: float16), from the makers' data sheets, by whole words of
+# the device's name (an "L40" is no L4); the first that matches counts.
 PEAK_FLOPS = {
     "B200": 2250e12, "H200 NVL": 835e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12,
     "H100": 989e12, "H800 PCIe": 756e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
@@ -25,18 +25,15 @@ PEAK_FLOPS = {
 
 def find_device(name: str) -> str:
     """'auto' -> 'cuda', 'mps' or 'cpu', the first that works; another name is checked. InputError."""
-    if name == "auto":
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        for name in filter(there.get, there):
-            error = device_error(name)
-            if not error:
-                return name
-            print(f"not using {name}: {error}", file=sys.stderr)
-        return "cpu"
-    error = device_error(name)
-    if error:
-        raise InputError(f"--device={name} cannot be used here: {error}")
-    return name
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for candidate in filter(there.get, there) if name == "auto" else [name]:
+        error = device_error(candidate)
+        if not error:
+            return candidate
+        if name != "auto":
+            raise InputError(f"--device={name} cannot be used here: {error}")
+        print(f"not using {candidate}: {error}", file=sys.stderr)
+    return "cpu"
 
 
 def device_error(name: str) -> str:
@@ -56,8 +53,7 @@ def peak_flops(device_name: str, dtype="bfloat16"):
     """FLOP/s of a device in a dtype of 16 bits, or None where it is unknown."""
     if dtype == "float32" or re.search(r"\b(Laptop|Max-Q|D|Ti|SUPER|MIG)\b", device_name):  # a smaller chip
         return None
-    whole_words = (f for words, f in PEAK_FLOPS.items() if re.search(rf"\b{words}\b", device_name))
-    return next(whole_words, None)  # an "L40" is no L4
+    return next((f for words, f in PEAK_FLOPS.items() if re.search(rf"\b{words}\b", device_name)), None)
 
 
 def find_dtype(name: str, device: str) -> str:
@@ -71,12 +67,9 @@ def find_dtype(name: str, device: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """
-    AVX512-BF16, AMX, or ARM's bf16 (Graviton 3, Grace) with oneDNN, which uses it: without one of them,
-    bfloat16 products are several times slower than float32 ones.
-    """
+    """Whether bfloat16 products are fast: without such instructions float32's are several times faster."""
     has = torch.cpu.get_capabilities().get
-    arm = has("bf16") and torch.backends.mkldnn.is_available()
+    arm = has("bf16") and torch.backends.mkldnn.is_available()  # Graviton 3, Grace; it is oneDNN that uses it
     return bool(has("avx512_bf16") or has("amx_tile") or arm)
 
 
@@ -99,28 +92,25 @@ def compile_error(device: str) -> str:
 def try_compile(model, choice: str, device: str):
     """
     torch.compile(model) for the choice 'true', and for 'auto' where that works and pays: on CUDA with Triton,
-    on a CPU with bfloat16 arithmetic and a C++ compiler (without, it is float32's products that take the
-    time). Otherwise the model itself, and print0 says why. InputError where 'true' cannot be had.
+    on a CPU with bfloat16 arithmetic and a C++ compiler. Otherwise the model itself, and print0 says why.
+    InputError where 'true' cannot be had.
     """
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
         return model
     if choice == "auto" and device.startswith("cpu") and not cpu_has_bf16():
-        print0("not compiling: on a CPU without bfloat16 arithmetic it gains nothing")
-        return model
-    error = compile_error(device)
-    if error and choice == "true":
+        error = "on a CPU without bfloat16 arithmetic it gains nothing"
+    else:
+        error = compile_error(device)
+    if not error:
+        return torch.compile(model)
+    if choice == "true":
         raise InputError(f"torch.compile does not work here: {error}")
-    if error:
-        print0(f"not compiling: {error}")
-        return model
-    return torch.compile(model)
+    print0(f"not compiling: {error}")
+    return model
 
 
 def init_distributed(device: str):
-    """
-    (rank, world size, device) of this process. Started by torchrun it joins the others, by NCCL on GPUs, of
-    which it takes its own, and by gloo on CPUs; otherwise it is 0 of 1.
-    """
+    """(rank, world size, device) of this process: 0 of 1, or by torchrun one of many, on a GPU of its own."""
     if "RANK" not in os.environ:
         return 0, 1, find_device(device)
     if device in ("auto", "cuda", "cuda:0") and torch.cuda.is_available():  # cuda:0 is the tutorial's
@@ -133,7 +123,7 @@ def init_distributed(device: str):
 
 
 def print0(text):
-    """Print a line, above the progress bar; of several processes only the first prints."""
+    """Print a line above the progress bar, if this is the first of the processes."""
     with contextlib.suppress(OSError):  # a closed terminal, or a pipe that nobody reads, ends no training
         if int(os.environ.get("RANK", 0)) == 0:
             tqdm.write(text)

@@ -91,8 +91,8 @@ def io_paths(command):
     sources = [input_path] if input_path else [f"{data_dir}/{name}" for name in names]
     source = next(filter(os.path.isfile, sources), None)
     if source is None:
-        what = f"no file {sources[0]}"
-        raise InputError(f"{what}: give --input_path, or see --help for the command that makes it")
+        advice = "give --input_path, or see --help for the command that makes it"
+        raise InputError(f"no file {sources[0]}: {advice}")
     return source, output_path or f"{data_dir}/{target}"
 
 
@@ -122,8 +122,7 @@ def synthesize():
 
 def pretrain():
     """split the texts of seq-monkey into chunks of 512 characters"""
-    cut = lambda item: [{"text": chunk} for chunk in split_text(get_text(item, text_key))]  # noqa: E731
-    convert_jsonl("pretrain", cut)
+    convert_jsonl("pretrain", lambda item: [{"text": c} for c in split_text(get_text(item, text_key))])
 
 
 def split_text(text, chunk_size=CHUNK):
@@ -368,10 +367,7 @@ def truncate(chats, tok, size, counts):
 
 
 def pack(chats, size):
-    """
-    Put (ids, mask) one after another into rows of at most `size`, each into the first of the newest OPEN_ROWS
-    rows that has room. With a row for each, most of the rows would be padding.
-    """
+    """Put (ids, mask) into rows of at most `size`, each into the first of the OPEN_ROWS newest with room."""
     rows = []
     for ids, mask in chats:
         row = next((row for row in rows if len(row[0]) + len(ids) <= size), None)

@@ -53,10 +53,9 @@ LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with wh
 STORIES = "TinyStories_all_data"  # dataNN.json in it, each a list of {"story": ...}
 SHARDS = 50  # as many as the original has
 COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}  # examples of what a meta.json holds
-META = {
-    "dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
-    "splits": {"val": COUNTS, "train": COUNTS},
-}  # fmt: skip
+SHARD = {**COUNTS, "files": {}}
+META = {"dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
+        "splits": {"val": COUNTS, "train": COUNTS}}  # fmt: skip
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
 open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
@@ -78,12 +77,11 @@ def unpack(path, folder):
     try:
         with tarfile.open(path) as tar:  # extractall is as safe only from Python 3.10.12 and 3.11.4 on
             for member in filter(tarfile.TarInfo.isfile, tar):
-                name = member.name.removeprefix("./")
-                if not re.fullmatch(r"[\w.-]+", name):
-                    raise tarfile.TarError(f"{name} leads out of the folder")
-                with open(f"{folder}/{name}", "wb") as f:
+                if not re.fullmatch(r"(\./)?[\w.-]+", member.name):
+                    raise tarfile.TarError(f"{member.name} leads out of the folder")
+                with open(f"{folder}/{member.name}", "wb") as f:
                     shutil.copyfileobj(tar.extractfile(member), f)
-            if not glob.glob(f"{glob.escape(folder)}/data*.json"):
+            if not glob.glob("data*.json", root_dir=folder):
                 raise tarfile.TarError("it holds no stories")
     except Exception as error:  # of tarfile, zlib and the disk
         raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
@@ -140,7 +138,6 @@ def story_files():
 
 
 def read_texts(path):
-    """The stories of a file, as texts."""
     return [text.strip() for text in read_values(path, lambda item: get_text(item, "story"))]
 
 
@@ -162,20 +159,13 @@ def train_vocab():
     try:
         with atomic_write(tokenizer_path(), "wb") as f:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=parts,
-                model_writer=f,
-                model_type="bpe",
-                vocab_size=vocab_size,
-                self_test_sample_size=0,
-                character_coverage=1.0,
-                num_threads=workers,
+                sentence_iterator=parts, model_writer=f, model_type="bpe", vocab_size=vocab_size,
+                num_threads=workers, minloglevel=2, self_test_sample_size=0, character_coverage=1.0,
                 split_digits=True,  # a number is its digits
-                allow_whitespace_only_pieces=True,
                 byte_fallback=True,  # a character without a piece is its bytes
-                unk_surface=r" \342\201\207 ",
                 normalization_rule_name="identity",  # the text stays as it is
-                minloglevel=2,
-            )
+                allow_whitespace_only_pieces=True, unk_surface=r" \342\201\207 ",
+            )  # fmt: skip
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1] or f"the stories give no vocabulary of {vocab_size}"
         raise InputError(f"sentencepiece: {reason}") from None
@@ -225,11 +215,9 @@ def encode_documents(texts, tok, dtype, eos=False):
 
 @functools.lru_cache(maxsize=1)  # a process keeps its words from one shard to the next
 def text_encoder(tok, dtype):
-    """
-    A function from a text to the bytes of tok.encode(text). Where no piece has a space ("▁") inside it,
-    sentencepiece's BPE never merges across one: a text is the pieces of its words, most of them seen before.
-    """
+    """A function from a text to the bytes of tok.encode(text)."""
     encode = lambda text: np.array(tok.encode(text), dtype).tobytes()  # noqa: E731
+    # Where no piece has a space ("▁") inside it, BPE merges none: a text is its words, most seen before.
     by_words = tok.kind == "sentencepiece" and tok.encode(" a  b ") == tok.encode("a") + tok.encode("b")
     if not by_words or any("▁" in tok.piece(i)[1:] for i in range(tok.n_words)):
         return encode
@@ -243,10 +231,8 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     Write a shard for each job, in a pool of processes, and meta.json, which says what they are, with extra;
     returns it. While sources and tokenizer stay the same, a shard is not made again: a killed run resumes.
     InputError where the folder holds shards that were not written here.
-
-    jobs     [{"name": "data07", "path": a source file, ...}]
-    process  process(job, tok, dtype) -> (ids, mask or None, counts), the first two as bytes, with a byte of
-             mask for each id; counts has "documents", "bytes", "tokens", and any other counts
+    jobs are [{"name": "data07", "path": a source file, ...}]. process(job, tok, dtype) -> (ids as bytes, mask
+    as a byte for each id or None, counts); the counts are those in COUNTS, and any others.
     """
     tok = Tokenizer(tokenizer_path)
     states = {job["path"]: os.stat(job["path"]) for job in jobs}
@@ -286,7 +272,7 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
         raise InputError(f"{folder}: there is no document in {first}, the part to validate on")
     meta = {**record, "splits": {}, "shards": dict(sorted(shards.items()))}
     for split, names in (("val", [first]), ("train", others)):
-        sums = {key: sum(shards[name][key] for name in names) for key in ("documents", "bytes", "tokens")}
+        sums = {key: sum(shards[name][key] for name in names) for key in COUNTS}
         numbers = ", ".join(f"{value:,} {key}" for key, value in sums.items())
         print(f"{folder}, {split}: {numbers}, {sums['bytes'] / max(1, sums['tokens']):.2f} bytes per token")
         meta["splits"][split] = sums
@@ -316,9 +302,8 @@ def make_shard(process, tokenizer_path, dtype, folder, job):
 def load_meta(path):
     """The content of a meta.json, or {} where there is none. InputError where pretokenize wrote no such."""
     meta = read_json(path) if os.path.exists(path) else {}
-    right = has_types_of(meta, {name: META[name] for name in META.keys() & meta.keys()})
-    counts = meta.get("shards", {}).values() if right else ()
-    if not right or not all(has_types_of(c, {**COUNTS, "files": {}}) for c in counts):
+    right = has_types_of(META | meta, META)
+    if not right or not all(has_types_of(counts, SHARD) for counts in meta.get("shards", {}).values()):
         raise InputError(f"{path} is broken: remove its folder, and run pretokenize again")
     return meta
 
@@ -341,16 +326,15 @@ def read_meta(folder, vocab_size=None):
 
 def shard_folder(vocab_size, vocab_source, data_dir="data"):
     """'custom' -> data/tok4096; 'llama2' -> beside the stories, as in llama2.c; else vocab_source itself."""
-    known = {"custom": f"tok{vocab_size}", "llama2": STORIES}
-    return f"{data_dir}/{known[vocab_source]}" if vocab_source in known else vocab_source
+    folders = {"custom": f"{data_dir}/tok{vocab_size}", "llama2": f"{data_dir}/{STORIES}"}
+    return folders.get(vocab_source, vocab_source)
 
 
 class PretokDataset(torch.utils.data.Dataset):
     """
     The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
-    i is (x, y), int64 of (max_seq_len,), where y is x one token later. `len` is one epoch. In shards for
-    fine-tuning y is -1 where there is nothing to learn, and an item is (x, y, documents): which conversation
-    of the row each token belongs to. InputError where the shards are not what was asked for.
+    i is (x, y), int64 of (max_seq_len,), where y is x one token later; in shards for fine-tuning (x, y,
+    documents), where y is -1 for what is not learned, and documents numbers the conversations of the row.
     """
 
     def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337):
@@ -370,8 +354,7 @@ class PretokDataset(torch.utils.data.Dataset):
         self.masks = [self._open(path[:-4] + ".mask", "uint8") for path in self.paths if self.masked]
         if self.masked and [*map(len, self.ids)] != [*map(len, self.masks)]:
             raise InputError(f"{self.folder}: a .mask is not as long as its .bin: make the shards again")
-        sizes = (max(0, len(ids) - (not self.masked)) // self.stride for ids in self.ids)
-        self.starts = np.cumsum([0, *sizes])
+        self.starts = np.cumsum([0, *(max(0, len(i) - (not self.masked)) // self.stride for i in self.ids)])
         if not len(self):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
@@ -379,7 +362,7 @@ class PretokDataset(torch.utils.data.Dataset):
         try:
             dtype = np.dtype(dtype).newbyteorder("<")
             numbers = np.memmap(path, dtype, mode="r") if os.path.getsize(path) else np.empty(0, dtype)
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise InputError(f"{path} cannot be read as {dtype}: {error}") from None
         if len(numbers) <= self.max_seq_len:
             print_once(f"{path} is shorter than a sequence of {self.max_seq_len} + 1 tokens: left out")
@@ -408,8 +391,7 @@ class PretokDataset(torch.utils.data.Dataset):
         return [self[int(self.order(0)[p])] for p in positions]
 
     def __iter__(self):
-        """The items without end, shuffled."""
-        return (self[i] for (i,) in self.batches(1))
+        return (self[i] for (i,) in self.batches(1))  # without end, shuffled
 
     def order(self, epoch):
         """The order in which an epoch reads the chunks: a permutation, a function of (seed, epoch) alone."""
@@ -419,9 +401,8 @@ class PretokDataset(torch.utils.data.Dataset):
 
     def batches(self, batch_size, start=0, rank=0, world_size=1):
         """
-        Endless lists of batch_size chunk numbers. The run's batches stand in one order over all epochs, and
-        rank r reads the batches r, r + world_size, ... of them, from the `start`-th of its own on. So each
-        chunk comes once an epoch, no rank reads what another reads, and a run can resume anywhere.
+        Endless lists of chunk numbers. Of one order of batches rank r reads r, r + world_size, ..., from its
+        `start`-th on: each chunk comes once an epoch, to one rank, and a run resumes anywhere.
         """
         batch = start * world_size + rank
         while True:
@@ -433,10 +414,8 @@ class PretokDataset(torch.utils.data.Dataset):
 class Task:
     @staticmethod
     def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):
-        """
-        Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len) on `device`, from the `start`-th
-        of this rank on. num_workers, the tutorial's, is ignored: a sequence takes 0.02 ms to read.
-        """
+        """Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len), from the `start`-th on."""
+        # num_workers, the tutorial's, is ignored: a sequence takes 0.02 ms to read
         dataset = PretokDataset(**dataset_kwargs)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         cuda = str(device).startswith("cuda")

@@ -84,26 +84,25 @@ seed = 1337  # at least 0, below 4e9: of the weights, the order of the data, and
 
 given = override(globals())
 config = options(globals())  # goes into the checkpoints
-# A run that resumes has the options of its checkpoint, except for those that the command line gives. The
-# model, the optimizer and the order of the data cannot change; options of a single start are not kept.
+# A run that resumes has the options of its checkpoint, except for those that the command line gives. Those
+# that are FIXED cannot change; those of a single start are not kept.
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
 FIXED = (*SHAPE[:-1], "batch_size", "max_seq_len", "gradient_accumulation_steps", "seed", "optimizer",
          "weight_decay", "beta1", "beta2")  # fmt: skip
 NOT_KEPT = ("init_from", "out_dir", "device", "eval_only")
 
-# --------------------------------------------------------------------------------------------------------
-# the run: a new one, or one that resumes
+# ------------ the run: a new one, or one that resumes -----------------------------------------------------
 rank, world_size, device = init_distributed(device)
 all_reduce = dist.all_reduce if world_size > 1 else lambda tensor: None  # the sum over all processes
 last_path, best_path, log_path = (f"{out_dir}/{name}" for name in ("last.pt", "ckpt.pt", "log.jsonl"))
 resume = init_from == "resume"
 checkpoint = {}  # empty for random weights
+if resume and not any(map(os.path.exists, (last_path, best_path))):
+    raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
+if rank == 0 and not eval_only:
+    hold_folder(out_dir)  # from here on, no other run writes to it
 newest = last_path if os.path.exists(last_path) else best_path
 if resume:
-    if not os.path.exists(newest):
-        raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
-    if rank == 0 and not eval_only:
-        hold_folder(out_dir)
     checkpoint = read_checkpoint(newest)
     if not {"config", "optimizer", "scaler"} <= checkpoint.keys() or type(checkpoint["config"]) is not dict:
         raise InputError(f"{newest} holds no run: --init_from={newest} starts from its weights")
@@ -127,8 +126,7 @@ dtype = find_dtype(dtype, device)
 if dtype != config["dtype"]:
     print0(f"{config['dtype']} is slow on this {device}: taking {dtype}")
 
-# --------------------------------------------------------------------------------------------------------
-# data
+# ------------ data ----------------------------------------------------------------------------------------
 folder = shard_folder(vocab_size, vocab_source, data_dir)
 meta = read_meta(folder, vocab_size if vocab_source == "custom" or "vocab_size" in given else None)
 vocab_size = meta.get("vocab_size", vocab_size)
@@ -140,11 +138,9 @@ if tok and tok.fingerprint() != meta.get("tokenizer_fingerprint", tok.fingerprin
     raise InputError(f"the shards in {folder} were made by another tokenizer than {tok.name}")
 dataset_args = {"max_seq_len": max_seq_len, "vocab_size": vocab_size, "vocab_source": folder}
 num_chunks = {split: len(PretokDataset(split, **dataset_args)) for split in ("train", "val")}
-# endless batches of a split: inputs, targets and, in fine-tuning, documents
 iter_batches = functools.partial(Task.iter_batches, batch_size, device, **dataset_args)
 
-# --------------------------------------------------------------------------------------------------------
-# model and optimizer
+# ------------ model and optimizer -------------------------------------------------------------------------
 torch.manual_seed(seed)
 torch.set_float32_matmul_precision("high")  # TF32 on CUDA
 if checkpoint:
@@ -175,10 +171,8 @@ if resume:
     try:
         step = int(checkpoint["iter_num"])
         best_val_loss = float(checkpoint["best_val_loss"])
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]
-        opt.load_state_dict(checkpoint["optimizer"])
-        for group, own in zip(opt.param_groups, settings):  # they are those of the options
-            group.update(own)
+        own_groups = opt.state_dict()["param_groups"]  # their settings are those of the options
+        opt.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": own_groups})
         if not all(t.shape in (p.shape, ()) for p, state in opt.state.items() for t in state.values()):
             raise ValueError("the optimizer is that of another model")
         if checkpoint["scaler"]:  # empty, if the run was in another dtype
@@ -202,6 +196,7 @@ eval_model = model if device.startswith("cuda") else raw_model  # a CPU evaluate
 if world_size > 1:
     model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 config |= {name: value for name, value in model_args_dict(raw_model.args).items() if name in config}
+peak = peak_flops(device_name(device), dtype)
 tokens_per_step = gradient_accumulation_steps * batch_size * max_seq_len
 epochs = max_iters * gradient_accumulation_steps * batch_size / num_chunks["train"]
 print0(f"{raw_model.num_params():,} parameters; {gradient_accumulation_steps} micro-batches x {batch_size} "
@@ -228,9 +223,8 @@ def estimate_loss():
     losses = {}
     # New batches of the training data at every evaluation, the same ones of the validation data.
     for split, order_seed in (("train", seed + 1 + step), ("val", seed)):
-        # the loss summed over the targets, and their number; MPS has no float64
-        precise = torch.float32 if device.startswith("mps") else torch.float64
-        total = torch.zeros(2, device=device, dtype=precise)
+        precise = torch.float32 if device.startswith("mps") else torch.float64  # MPS has none
+        total = torch.zeros(2, device=device, dtype=precise)  # the loss summed over the targets; their number
         num_batches = min(eval_iters, max(1, num_chunks[split] // batch_size))
         for _, batch in zip(range(rank, num_batches, world_size), iter_batches(split=split, seed=order_seed)):
             with autocast(device, dtype):
@@ -294,15 +288,13 @@ def log(row):
 def on_signal(number, _):
     signals.append(number)
     # A second one ends the process at once; but a closed terminal sends two, by the shell and by the system.
-    hangup = number == getattr(signal, "SIGHUP", None)
-    signal.signal(number, signal.SIG_IGN if hangup else signal.SIG_DFL)
+    signal.signal(number, signal.SIG_IGN if number == getattr(signal, "SIGHUP", None) else signal.SIG_DFL)
     progress.disable = True  # a closed terminal, or a pipe whose reader is gone, would end the run here
     with contextlib.suppress(OSError):
         os.write(2, b"\nstopping after this step; a second signal stops at once\n" * (rank == 0))
 
 
-# --------------------------------------------------------------------------------------------------------
-# the loop
+# ------------ the loop ------------------------------------------------------------------------------------
 if eval_only or step >= max_iters:
     if eval_only:
         print0(json.dumps({"step": step, **estimate_loss()}))
@@ -313,16 +305,12 @@ if eval_only or step >= max_iters:
     sys.exit(0)
 if rank == 0:
     if not resume:
-        hold_folder(out_dir)
-        if os.path.exists(last_path):  # of a run that has ended since this one looked
-            raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
     with open(log_path, "a+", encoding="utf-8", errors="replace") as f:
-        f.seek(0)  # rows of steps that will be done again are dropped
-        found = [(re.match(r'{"step": (\d+), .*}\n', line), line) for line in f]
-        rows = [line for match, line in found if match and int(match[1]) < step]
+        f.seek(0)
+        rows = re.finditer(r'^{"step": (\d+), .*}\n', f.read(), re.MULTILINE)
     with atomic_write(log_path) as f:
-        f.writelines(rows)
+        f.writelines(row[0] for row in rows if int(row[1]) < step)  # the others will be done again
     log_file = open(log_path, "a", buffering=1, encoding="utf-8")  # a killed run's log ends with a whole line
 
 batches = iter_batches(split="train", seed=seed, start=step * grad_accum_steps)
@@ -350,9 +338,8 @@ while True:
         t0 = time.perf_counter()
         timed_from = step
 
-    # A step: forward and backward for each micro-batch, clip the gradients, update the weights. The loss is
-    # the mean over the targets of all micro-batches of all processes. Nothing here reads a number from the
-    # device: it computes while Python prepares the next step, and only a logged step waits for it.
+    # A step. The loss is the mean over the targets of all micro-batches of all processes. Nothing here reads
+    # a number from the device: it computes while Python prepares the next step; only a logged step waits.
     micro_batches = [next(batches) for _ in range(grad_accum_steps)]
     num_targets = sum((y >= 0).sum() for _, y, *_ in micro_batches)
     all_reduce(num_targets)
@@ -387,7 +374,6 @@ while True:
         timed_from = step + 1
         row = {"step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm}
         log({**row, "tok_per_s": round(tok_per_s), "tokens": (step + 1) * tokens_per_step})
-        peak = peak_flops(device_name(device), dtype)
         mfu = raw_model.estimate_mfu(tok_per_s / world_size, peak, max_seq_len)
         speed = f"{tok_per_s:,.0f} tok/s" + (f", MFU {mfu:.1%}" if mfu else "")
         progress.set_postfix_str(f"loss {loss:.3f}, lr {lr:.1e}, {speed}")
