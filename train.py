@@ -175,6 +175,8 @@ if resume:
         opt.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": own_groups})
         if not all(t.shape in (p.shape, ()) for p, state in opt.state.items() for t in state.values()):
             raise ValueError("the optimizer is that of another model")
+        if step and len(opt.state) < sum(1 for _ in raw_model.parameters()):  # Muon had an optimizer of its own
+            raise ValueError("some of the optimizer's state is missing")
         if checkpoint["scaler"]:  # empty, if the run was in another dtype
             scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["rng"]["torch"])
