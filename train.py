@@ -84,12 +84,11 @@ seed = 1337  # at least 0, below 4e9: of the weights, the order of the data, and
 
 given = override(globals())
 config = options(globals())  # goes into the checkpoints
-# A run that resumes has the options of its checkpoint, except for those that the command line gives. Those
-# that are FIXED cannot change; those of a single start are not kept.
+# A run that resumes has the options of its checkpoint, except for those given; they cannot be FIXED ones.
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
 FIXED = (*SHAPE[:-1], "batch_size", "max_seq_len", "gradient_accumulation_steps", "seed", "optimizer",
          "weight_decay", "beta1", "beta2")  # fmt: skip
-NOT_KEPT = ("init_from", "out_dir", "device", "eval_only")
+NOT_KEPT = ("init_from", "out_dir", "device", "eval_only")  # those of a single start
 
 # ------------ the run: a new one, or one that resumes -----------------------------------------------------
 rank, world_size, device = init_distributed(device)
@@ -97,12 +96,12 @@ all_reduce = dist.all_reduce if world_size > 1 else lambda tensor: None  # the s
 last_path, best_path, log_path = (f"{out_dir}/{name}" for name in ("last.pt", "ckpt.pt", "log.jsonl"))
 resume = init_from == "resume"
 checkpoint = {}  # empty for random weights
-if resume and not any(map(os.path.exists, (last_path, best_path))):
-    raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
-if rank == 0 and not eval_only:
-    hold_folder(out_dir)  # from here on, no other run writes to it
 newest = last_path if os.path.exists(last_path) else best_path
 if resume:
+    if not os.path.exists(newest):
+        raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
+    if rank == 0 and not eval_only:
+        hold_folder(out_dir)
     checkpoint = read_checkpoint(newest)
     if not {"config", "optimizer", "scaler"} <= checkpoint.keys() or type(checkpoint["config"]) is not dict:
         raise InputError(f"{newest} holds no run: --init_from={newest} starts from its weights")
@@ -307,6 +306,9 @@ if eval_only or step >= max_iters:
     sys.exit(0)
 if rank == 0:
     if not resume:
+        hold_folder(out_dir)  # only now: a start that is refused leaves no folder
+        if os.path.exists(last_path):  # of a run that has ended since this one looked
+            raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
     with open(log_path, "a+", encoding="utf-8", errors="replace") as f:
         f.seek(0)
@@ -326,7 +328,6 @@ for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.S
     if signal.getsignal(number) != signal.SIG_IGN:  # nohup lets SIGHUP be ignored
         signal.signal(number, on_signal)
 while True:
-    # An evaluation takes all processes, saving the first. Their time does not count.
     finished = step >= max_iters
     must_evaluate = finished or (step % eval_interval == 0 and not stop)
     must_save = step > 0 and (finished or stop or step % save_interval == 0)
@@ -336,7 +337,7 @@ while True:
         save_checkpoint(last_path)
     if finished or stop:
         break
-    if must_evaluate or must_save:
+    if must_evaluate or must_save:  # their time does not count
         t0 = time.perf_counter()
         timed_from = step
 
@@ -367,8 +368,7 @@ while True:
     scaler.update()
     raw_model.zero_grad(set_to_none=True)
 
-    # The log. Reading the numbers waits for the device.
-    if step % log_interval == 0:
+    if step % log_interval == 0:  # reading the numbers waits for the device
         all_reduce(step_loss)
         loss, grad_norm, num_skipped = torch.stack((step_loss, grad_norm, skipped_in_a_row)).tolist()
         tok_per_s = (step + 1 - timed_from) * tokens_per_step / (time.perf_counter() - t0)
