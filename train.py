@@ -174,7 +174,7 @@ if resume:
         opt.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": own_groups})
         if not all(t.shape in (p.shape, ()) for p, state in opt.state.items() for t in state.values()):
             raise ValueError("the optimizer is that of another model")
-        if step and len(opt.state) < sum(1 for _ in raw_model.parameters()):  # Muon had an optimizer of its own
+        if step and len(opt.state) < len(list(raw_model.parameters())):  # Muon was an optimizer of its own
             raise ValueError("some of the optimizer's state is missing")
         if checkpoint["scaler"]:  # empty, if the run was in another dtype
             scaler.load_state_dict(checkpoint["scaler"])
@@ -304,6 +304,11 @@ if eval_only or step >= max_iters:
     if world_size > 1:
         dist.destroy_process_group()
     sys.exit(0)
+progress = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
+signals = []
+for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(number) != signal.SIG_IGN:  # nohup lets SIGHUP be ignored
+        signal.signal(number, on_signal)
 if rank == 0:
     if not resume:
         hold_folder(out_dir)  # only now: a start that is refused leaves no folder
@@ -322,11 +327,6 @@ stop = False
 skipped_in_a_row = torch.zeros((), device=device)  # steps whose gradients were not finite
 began = t0 = time.perf_counter()
 first_step = timed_from = next_check = step
-progress = tqdm(desc="train", unit="step", total=max_iters, initial=step, disable=rank > 0, smoothing=0.05)
-signals = []
-for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-    if signal.getsignal(number) != signal.SIG_IGN:  # nohup lets SIGHUP be ignored
-        signal.signal(number, on_signal)
 while True:
     finished = step >= max_iters
     must_evaluate = finished or (step % eval_interval == 0 and not stop)
