@@ -260,6 +260,8 @@ def test_bos_and_eos_are_found_and_one_of_them_stands_between_two_documents(conf
     a, b = tok.encode("a"), tok.encode("b")
     assert tok.encode("a", bos=True, eos=True) == [i for i in (ids[0], *a, ids[1]) if i >= 0]
     assert got == ([ids[0], *a, ids[0], *b] if ids[0] >= 0 else [*a, ids[1], *b, ids[1]])
+    both = np.frombuffer(encode_documents(["a"], tok, "uint16", eos=True)[0], "<u2").tolist()
+    assert both == tok.encode("a", bos=True, eos=True)
 
 
 def test_tokenizers_that_cannot_be_right_are_refused(tmp_path):
