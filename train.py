@@ -234,8 +234,8 @@ def estimate_loss():
             total += torch.stack((loss * count, count))
         all_reduce(total)
         losses[f"{split}_loss"] = (total[0] / total[1]).item()
-    if "splits" in meta:  # nats per token -> bits per byte, which do not depend on the tokenizer
-        val = meta["splits"]["val"]
+    val = meta.get("splits", {}).get("val", {})
+    if val.get("bytes"):  # nats per token -> bits per byte, which do not depend on the tokenizer
         losses["val_bpb"] = losses["val_loss"] / math.log(2) * val["tokens"] / val["bytes"]
     if "limit_bpb" in meta:  # of synthetic stories: what a perfect model would have, at most
         losses["limit_bpb"] = meta["limit_bpb"]
