@@ -335,10 +335,14 @@ class PretokDataset(torch.utils.data.Dataset):
     The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
     i is (x, y), int64 of (max_seq_len,), where y is x one token later; in shards for fine-tuning (x, y,
     documents), where y is -1 for what is not learned, and documents numbers the conversations of the row.
+    start_id: each chunk begins at the first of these ids, BOS, that it has, and runs on as far: no story is
+    without its beginning. Of validation data the last story, which is cut off, does not count.
     """
 
-    def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337):
+    def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337, start_id=-1):
         self.max_seq_len = max_seq_len
+        self.start_id = start_id
+        self.counts_all = split == "train"
         self.vocab_size = vocab_size
         self.seed = seed
         self._order = {}
@@ -376,13 +380,17 @@ class PretokDataset(torch.utils.data.Dataset):
             raise IndexError(i)
         shard = int(np.searchsorted(self.starts, i, side="right")) - 1
         start = int(i - self.starts[shard]) * self.stride
+        begins = np.flatnonzero(self.ids[shard][start : start + self.stride] == self.start_id)
+        if len(begins):
+            start = min(start + int(begins[0]), len(self.ids[shard]) - self.max_seq_len - 1)
         chunk = slice(start, start + self.max_seq_len + 1)
         ids = self.ids[shard][chunk].astype(np.int64)  # (T + 1)
         if ids.max() >= self.vocab_size:
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
         x, y = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
         if not self.masked:
-            return x, y
+            ends = [] if self.counts_all else np.flatnonzero(y == self.start_id)
+            return x, y.where(torch.arange(len(y)) <= ends[-1], -1) if len(ends) else y
         mask = torch.from_numpy(self.masks[shard][chunk].astype(np.int64))
         return x, y.where(mask[1:] == LEARNED, -1), (mask == CHAT_START).cumsum(0)[:-1]
 

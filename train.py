@@ -53,6 +53,7 @@ init_from = "scratch"  # scratch | resume | PATH: random weights, the run in out
 # data
 batch_size = 8  # at least 1: sequences in a micro-batch
 max_seq_len = 256  # at least 1: tokens in a sequence
+whole_stories = False  # True: each sequence begins where a story begins
 vocab_source = "custom"  # llama2 | custom | PATH: shards beside the stories; in data/tok<vocab_size>; in PATH
 vocab_size = 4096  # at least 1: of the tokenizer; for a folder of shards, what its meta.json says
 data_dir = "data"  # the parent folder of tok4096/
@@ -87,7 +88,7 @@ config = options(globals())  # goes into the checkpoints
 # A run that resumes has the options of its checkpoint, except for those given; they cannot be FIXED ones.
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size")
 FIXED = (*SHAPE[:-1], "batch_size", "max_seq_len", "gradient_accumulation_steps", "seed", "optimizer",
-         "weight_decay", "beta1", "beta2")  # fmt: skip
+         "whole_stories", "weight_decay", "beta1", "beta2")  # fmt: skip
 NOT_KEPT = ("init_from", "out_dir", "device", "eval_only")  # those of a single start
 
 # ------------ the run: a new one, or one that resumes -----------------------------------------------------
@@ -136,6 +137,8 @@ tok = Tokenizer(source) if source else None
 if tok and tok.fingerprint() != meta.get("tokenizer_fingerprint", tok.fingerprint()):
     raise InputError(f"the shards in {folder} were made by another tokenizer than {tok.name}")
 dataset_args = {"max_seq_len": max_seq_len, "vocab_size": vocab_size, "vocab_source": folder}
+if whole_stories and tok and tok.bos_id >= 0:
+    dataset_args["start_id"] = tok.bos_id
 num_chunks = {split: len(PretokDataset(split, **dataset_args)) for split in ("train", "val")}
 iter_batches = functools.partial(Task.iter_batches, batch_size, device, **dataset_args)
 

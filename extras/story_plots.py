@@ -14,152 +14,163 @@ PLOTS = {
     "{hero} helps a lost {kind} to find the way home.": {
         "trouble": "[was lost|looked lost|was far from home|could not find the way home]",
         "together": """home: house/in a cave behind the waterfall: cave/in a nest on the hill: nest/in a
-        hollow log in the woods: log/in a burrow under the roses: burrow/in a tent: tent/in a hut by the
-        sea: hut/in a tower of stones: tower/in a crooked little house: house/on an island in the lake:
-        island/in a castle: castle/in the tallest treehouse: treehouse""",
-        "story": """{meet} {looks} ¶ "[What is wrong|Why do you look so sad|Are you all right], {call}?"
-    asked {hero}. "I [am lost|cannot find my way home]," said the {kind}. "I live {home}." [A tear ran down
-    its [face|cheek|nose].|] ¶ "[Do not worry|Do not cry|Cheer up]," said {hero}. "[I will help you|We
-    will look for it together]." They walked [past|around] the {landmark}. [They asked a {forest} for help.
-    "[Go straight on|Turn left|Follow the path]," said the {forest}.|] ¶ [At last|Finally|Soon], they saw the
-    {house}. "[That is it|There it is|That is my home]!" [shouted|cried] the {kind}. "Thank you, {hero}[. You
-    are [very kind|a true friend]|]." {end} [|{hero} learned that [nobody is lost for long when a friend
-    helps|it is good to help someone who is lost].]""",
+        hollow log in the woods: log/in a burrow under the roses: burrow/in a tent: tent/in a hut by the sea:
+        hut/in a tower of stones: tower/in a crooked little house: house/on an island in the lake: island/in a
+        castle: castle/in the tallest treehouse: treehouse""",
+        "story": """{meet} {looks} ¶ "[What is wrong|Why do you look so sad|Are you all right], {call}?" asked
+        {hero}. "I [am lost|cannot find my way home]," said the {kind}. "I live {home}. A {colour} flag
+        [is|hangs] over it." ¶ "[Do not worry|Do not cry|Cheer up]," said {hero}. "[I will help you|We will
+        look for it together]." They walked [past|around] the {landmark}. [They asked a {forest} for help.
+        "[Go straight on|Turn left|Follow the path]," said the {forest}.|] ¶ [At last|Finally|Soon], they saw
+        the {colour} flag over the {house}. "[That is it|There it is|That is my home]!" [shouted|cried] the
+        {kind}. "Thank you, {hero}[. You are [very kind|a true friend]|]." {end} [|{hero} learned that [nobody
+        is lost for long when a friend helps|it is good to help someone who is lost].]""",
     },
     "{hero} shares a {food} with a hungry {kind}, who gives something back.": {
         "trouble": "[was very hungry|had nothing to eat|was looking for food]",
+        "together": "gift/basket of {fruits}/{colour} {treasure}/{size} {colour} {treasure}",
         "story": """{meet} {looks} ¶ "[I am so hungry|My tummy is empty|I have no food at home]," said the
-    {kind}. {hero} had a {food} in {his} [bag|basket|lunch box]. [{His} {kin} had made it for {him}.|It
-    smelled so good.|{He} was hungry too.] "[Let us share|You can have half|We can eat it together], {call},"
-    {he} said. {He} broke the {food} in two and gave [one half|the bigger half|half of it] to the {kind}. ¶
-    "[Yum|Mmm|Wow]! This is the best {food} [in the world|I have ever had]," said the {kind}. Then the {kind}
-    [ran away and came back with|reached into a hole and took out] a [basket of {fruits}|{colour}
-    {treasure}]. "This is for you, {hero}." {end} [|{hero} learned that [sharing makes everyone happy|it
-    feels good to share].]""",
+        {kind}. {hero} had a {food} in {his} [bag|basket|lunch box]. [{His} {kin} had made it for {him}.|It
+        smelled so good.|{He} was hungry too.] "[Let us share|You can have half|We can eat it together],
+        {call}," {he} said. {He} broke the {food} in two and gave [one half|the bigger half|half of it] to the
+        {kind}. ¶ "[Yum|Mmm|Wow]! This is the best {food} [in the world|I have ever had]," said the {kind}.
+        Then the {kind} [ran away and came back with|reached into a hole and took out] a {gift}. "This {gift}
+        is for you, {hero}." {He} [took|held] the {gift} [home|in both hands]. {end} [|{hero} learned that
+        [sharing makes everyone happy|it feels good to share].]""",
     },
     "Everyone fears the {kind}, but {hero} finds out why it growls and helps.": {
         "trouble": "[looked very scary|had a very loud voice|growled all day|was all alone]",
         "together": """pain: cure/there is a thorn in my foot: pulled out the thorn/a bee stung me on the
-        nose: put a cool, wet leaf on its nose/I am cold: gave it a warm coat/my tail is stuck under
-        a rock: pushed the rock away/I have sand in my eyes: washed out the sand/my tooth hurts: pulled out
-        the bad tooth/a rope is tied around my leg: untied the rope/nobody plays with me: gave it a big
-        hug/I bumped my head: put a bandage on its head""",
+        nose: put a cool, wet leaf on its nose/I am cold: gave it a warm coat/my tail is stuck under a rock:
+        pushed the rock away/I have sand in my eyes: washed out the sand/my tooth hurts: pulled out the bad
+        tooth/a rope is tied around my leg: untied the rope/nobody plays with me: gave it a big hug/I bumped
+        my head: put a bandage on its head""",
         "story": """{meet} {looks} [Everyone|Everybody] in the village was [afraid|scared] of the {kind}. ¶
-    [But {hero} did not run away.|At first, {hero} wanted to run, but then {he} stopped.] "Why do you
-    [roar|growl|shout], {call}?" {he} asked. "[I do not want to scare anyone|I do not mean to be loud]," said
-    the {kind}. "I [roar|cry|shout] because {pain}." ¶ "[Oh no|Poor {kind}|You poor thing]," said {hero}.
-    [Slowly|Carefully|Very gently], {he} {cure}. "[That feels much better|Oh, that is better|Thank you]!"
-    said the {kind}. ¶ Then {hero} took the {kind} to the village. "[Do not be afraid|Wait|Come back]!"
-    called {hero}. "The {kind} is [kind|gentle|my friend]." {end} [|{hero} learned that [you should not judge
-    others by how they look|someone who looks scary can be kind].]""",
+        [But {hero} did not run away.|At first, {hero} wanted to run, but then {he} stopped.] "Why do you
+        [roar|growl|shout], {call}?" {he} asked. "[I do not want to scare anyone|I do not mean to be loud],"
+        said the {kind}. "I [roar|cry|shout] because {pain}." ¶ "[Oh no|Poor {kind}|You poor thing]," said
+        {hero}. [Slowly|Carefully|Very gently], {he} {cure}. "[That feels much better|Oh, that is better|Thank
+        you]!" said the {kind}. ¶ Then {hero} took the {kind} to the village. "[Do not be afraid|Wait|Come
+        back]!" called {hero}. "The {kind} is [kind|gentle|my friend]." They gave the {kind} a {size} {toy},
+        and it [played with|liked|was proud of] the {size} {toy}. {end} [|{hero} learned that [you should not
+        judge others by how they look|someone who looks scary can be kind].]""",
     },
     "{hero} teaches a {kind} to {skill}.": {
         "trouble": "[could not|wanted to learn to|did not know how to] {skill}",
         "together": """skill: fail: tip: success/whistle: only air came out: make your lips round and blow
-        softly: there was a clear, high sound/ride a bike: it fell into a bush: look ahead and keep
-        going: it rode all the way down the path/jump rope: the rope got stuck: jump when the rope
-        taps the ground: it jumped ten times in a row/catch a ball: the ball bounced off its nose:
-        keep your eyes on the ball: it caught it/count to ten: it got mixed up after six: count
-        slowly: it counted all the way to ten/tie a bow: there was only a big knot: make two loops
-        like rabbit ears: there was a perfect bow/fly a kite: the kite crashed into a hedge: run into the
-        wind: the kite sailed up into the sky/draw a star: it looked like a potato: start at the top:
-        there was a beautiful star on the paper/sing: it croaked like a frog: take a deep breath: a
-        sweet song filled the air/bake bread: the bread was as hard as a rock: wait until the dough is
-        big: the bread was soft and golden/build a tower: the tower fell over: put the big blocks at the
-        bottom: the tower was as tall as {hero}""",
-        "story": """{meet} {looks} ¶ "[Everyone else|Every other {kind}|My brother] can {skill}, but I
-    can't," said the {kind}. "[Show me|Let me see], {call}," said {hero}. The {kind} tried to {skill}, but
-    {fail}. ¶ "[I can teach you|I will show you how|That was a good try]," said {hero}. "[You have to|You
-    must|Try to] {tip}." The {kind} tried again[. And again|]. "[Do not give up|Try once more|You can do it],
-    {call}," said {hero}. ¶ And [at last|suddenly], {success}! "[I did it|Look at me|I can {skill}]!"
-    [shouted|cried] the {kind}. {hero} [clapped|cheered|was so proud]. {end} [|{hero} learned that [you get
-    better when you practice|you should never give up|everyone can learn with a little help].]""",
+        softly: there was a clear, high sound/ride a bike: it fell into a bush: look ahead and keep going: it
+        rode all the way down the path/jump rope: the rope got stuck: jump when the rope taps the ground: it
+        jumped ten times in a row/catch a ball: the ball bounced off its nose: keep your eyes on the ball: it
+        caught it/count to ten: it got mixed up after six: count slowly: it counted all the way to ten/tie a
+        bow: there was only a big knot: make two loops like rabbit ears: there was a perfect bow/fly a kite:
+        the kite crashed into a hedge: run into the wind: the kite sailed up into the sky/draw a star: it
+        looked like a potato: start at the top: there was a beautiful star on the paper/sing: it croaked like
+        a frog: take a deep breath: a sweet song filled the air/bake bread: the bread was as hard as a rock:
+        wait until the dough is big: the bread was soft and golden/build a tower: the tower fell over: put the
+        big blocks at the bottom: the tower was as tall as {hero}""",
+        "story": """{meet} {looks} ¶ "[Everyone else|Every other {kind}|My brother] can {skill}, but I can't,"
+        said the {kind}. "[Show me|Let me see], {call}," said {hero}. The {kind} tried to {skill}, but {fail}.
+        ¶ "[I can teach you|I will show you how|That was a good try]," said {hero}. "[You have to|You must|Try
+        to] {tip}." The {kind} tried again[. And again|]. "[Do not give up|Try once more|You can do it],
+        {call}," said {hero}. ¶ And [at last|suddenly], {success}! "[I did it|Look at me|I can {skill}]!"
+        [shouted|cried] the {kind}. {hero} gave the {kind} a {colour} {prize}. It [looked at|was proud of] the
+        {colour} {prize}. {end} [|{hero} learned that [you get better when you practice|you should never give
+        up|everyone can learn with a little help].]""",
     },
     "A {kind} has taken {hero}'s {toy}, and says sorry.": {
         "trouble": "was hiding something behind its back",
         "story": """{meet} {looks} ¶ "What do you have behind your back, {call}?" asked {hero}. The {kind}
-    [looked at its feet|turned red|did not want to say]. But {hero} could see a {colour} {toy}. "That is
-    my {toy}!" {he} said. "[I looked for it everywhere|I was so sad when it was gone]." ¶ "I am [so |]sorry,
-    {hero}," said the {kind}. "[I have no toys of my own|It is so pretty, and I only wanted to hold it|Nobody
-    ever gave me a {toy}]." And it gave the {colour} {toy} back. ¶ [For a while|Then], {hero} thought
-    about it. "[It is okay|I forgive you], {call}," {he} said. "[But next time, please ask me.|Do you want to
-    play with it together?]" They [took turns with|played with] the {colour} {toy} until [it was time for
-    dinner|the sun went down]. {end} [|{hero} learned that [it is better to ask than to take|it is good to
-    tell the truth].]""",
+        [looked at its feet|turned red|did not want to say]. But {hero} could see a {colour} {toy}. "That is
+        my {toy}!" {he} said. "[I looked for it everywhere|I was so sad when it was gone]." ¶ "I am [so
+        |]sorry, {hero}," said the {kind}. "[I have no toys of my own|It is so pretty, and I only wanted to
+        hold it|Nobody ever gave me a {toy}]." And it gave the {colour} {toy} back. ¶ [For a while|Then],
+        {hero} thought about it. "[It is okay|I forgive you], {call}," {he} said. "[But next time, please ask
+        me.|Do you want to play with it together?]" They [took turns with|played with] the {colour} {toy}
+        until [it was time for dinner|the sun went down]. {end} [|{hero} learned that [it is better to ask
+        than to take|it is good to tell the truth].]""",
     },
     "{hero} helps a {kind} who is afraid of {fear}.": {
         "trouble": "was [afraid|scared] of {fear}",
-        "together": """fear: event: cure/the dark: the sun went down: gave it a little lamp that looked
-        like a moon/thunder: the sky turned black and the thunder rumbled: held its hand and counted
-        after every flash/deep water: they came to a stream: showed it which stones to step on/loud
-        noises: a truck honked: covered its ears and hummed a song/spiders: a spider came down on a
-        thread: showed it how the spider made its web/high places: they came to a high bridge: walked
-        in front and told it to look at the sky/dogs: a big dog ran up to them: showed it how to
-        hold out a hand and let the dog sniff it/the wind: the wind howled in the trees: made it a
-        paper windmill that spun around and around/the rain: big drops began to fall: held a large leaf over
-        its head""",
-        "story": """{meet} {looks} ¶ They [walked and talked|ran and played|walked and sang] [together
-    |]until {event}. The {kind} [jumped|began to shake|closed its eyes|hid behind {hero}]. "What is
-    wrong, {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "[I am scared of some
-    things too|My {kin} is afraid of mice|Stay with me|I will help you|I have an idea]," said {hero}. Then
-    {he} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more. "[I
-    did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew
-    you could do it]," said {hero}. {end} [|{hero} learned that [everyone is afraid of something|friends make
-    you brave].]""",
+        "together": """fear: event: cure/the dark: the sun went down: gave it a little lamp that looked like a
+        moon/thunder: the sky turned black and the thunder rumbled: held its hand and counted after every
+        flash/deep water: they came to a stream: showed it which stones to step on/loud noises: a truck
+        honked: covered its ears and hummed a song/spiders: a spider came down on a thread: showed it how the
+        spider made its web/high places: they came to a high bridge: walked in front and told it to look at
+        the sky/dogs: a big dog ran up to them: showed it how to hold out a hand and let the dog sniff it/the
+        wind: the wind howled in the trees: made it a paper windmill that spun around and around/the rain: big
+        drops began to fall: held a large leaf over its head""",
+        "story": """{meet} {looks} ¶ They [walked and talked|ran and played|walked and sang] [together |]until
+        {event}. The {kind} [jumped|began to shake|closed its eyes|hid behind {hero}]. "What is wrong,
+        {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "[I am scared of some
+        things too|My {kin} is afraid of mice|Stay with me|I will help you|I have an idea]," said {hero}. Then
+        {he} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more. "[I
+        did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew you
+        could do it]," said {hero}. {He} gave it a {colour} {treasure}. The {kind} [kept|loved] the {colour}
+        {treasure}. {end} [|{hero} learned that [everyone is afraid of something|friends make you brave].]""",
     },
     "{hero} and a {kind} play hide and seek, but {hero} cannot find the {kind}.": {
         "trouble": "[wanted to play a game|loved to play hide and seek|was looking for a friend]",
         "story": """{meet} {looks} ¶ "[Come and|Let us] play hide and seek, {hero}!" said the {kind}. {hero}
-    [closed {his} eyes|put {his} hands over {his} eyes] and counted to [ten|twenty]. The {kind} [ran
-    away|tiptoed away|giggled and ran]. ¶ "Here I come, {call}!" called {hero}. {He} looked [behind the
-    {landmark2}|under the bench|in the bushes|behind a big rock]. [No {kind}.|There was only a
-    [{forest}|{bug}].] Soon it was [getting dark|late|starting to rain]. "[Please come out|You win|I give
-    up], {call}!" {he} [shouted|called]. ¶ Then {hero} heard a [soft|funny|tiny] sound. It was a snore! There
-    was the {kind}, fast asleep {hideout}. "[I found you|There you are], {call}!" said {hero}. The {kind}
-    [yawned|rubbed its eyes]. "[Did I win|Is the game over]?" {end} [|{hero} learned that [you should
-    tell your friends where you are|a good friend keeps looking].]""",
+        [closed {his} eyes|put {his} hands over {his} eyes] and counted to [ten|twenty]. The {kind} [ran
+        away|tiptoed away|giggled and ran]. ¶ "Here I come, {call}!" called {hero}. {He} looked [behind the
+        {landmark2}|under the bench|in the bushes|behind a big rock]. [No {kind}.|There was only a
+        [{forest}|{bug}].] Soon it was [getting dark|late|starting to rain]. "[Please come out|You win|I give
+        up], {call}!" {he} [shouted|called]. ¶ Then {hero} heard a [soft|funny|tiny] sound. It was a snore!
+        There was the {kind}, fast asleep {hideout}. "[I found you|There you are], {call}!" said {hero}. The
+        {kind} [yawned|rubbed its eyes]. "[Did I win|Is the game over]?" {end} [|{hero} learned that [you
+        should tell your friends where you are|a good friend keeps looking].]""",
     },
     "{hero} finds an egg, and a {kind} comes out of it.": {
-        "story": """[One {sky} [morning|day], {hero}|Once upon a time, there was a {trait} {boy} named
-    {hero}. One day, {he}] found a [big |]{colour} egg {place}. "[What is inside|Whose egg is this]?" {he}
-    asked. {hero} [carried it home|took it home in {his} hat]. ¶ {He} [wrapped the egg in a {colour2}
-    blanket|put the egg in a basket by the fire|sat next to the egg every day]. On {weekday}, the egg began
-    to [shake|wobble]. Crack! [Out came|There was] a baby {kind}! It had {feature}. "[Hello|Welcome],
-    little {kind}," said {hero}. {He} gave the {kind} some {fruits}. ¶ The {kind} [grew and grew|grew bigger
-    every day]. But [at night|when the moon came out], the {kind} cried. "[I think the {kind} misses its
-    mother|A {kind} should live with other {kind}s]," said {his} {kin}. {hero} was sad, but {he} [nodded|knew
-    it was true]. ¶ [The next day|In the spring], they took the {kind} to the [hills|forest|sea]. A big
-    {kind} was waiting there. "[Goodbye|I will miss you], {kind}," said {hero}. [Every {weekday2}, the {kind}
-    came back to visit.|{hero} never forgot the {kind}.] [|{hero} learned that [if you love someone, you want
-    them to be happy|good things need time].]"""
+        "story": """[One {sky} [morning|day], {hero}|Once upon a time, there was a {trait} {boy} named {hero}.
+        One day, {he}] found a [big |]{colour} egg {place}. "[What is inside|Whose egg is this]?" {he} asked.
+        {hero} [carried it home|took it home in {his} hat]. ¶ {He} [wrapped the {colour} egg in a blanket|put
+        the {colour} egg in a basket by the fire|sat next to the {colour} egg every day]. On {weekday}, the
+        egg began to [shake|wobble]. Crack! [Out came|There was] a baby {kind}! It had {feature}.
+        "[Hello|Welcome], baby {kind}," said {hero}. {He} gave the {kind} some {fruits}. ¶ The {kind} [grew
+        and grew|grew bigger every day]. But [at night|when the moon came out], the {kind} cried. "[I think
+        the {kind} misses its mother|A {kind} should live with other {kind}s]," said {his} {kin}. {hero} was
+        sad, but {he} [nodded|knew it was true]. ¶ [The next day|In the spring], they took the {kind} to the
+        [hills|forest|sea]. A grown {kind} was waiting there. "[Goodbye|I will miss you], {kind}," said
+        {hero}. [Every {weekday2}, the {kind} came back to visit.|{hero} never forgot the {kind}.] [|{hero}
+        learned that [if you love someone, you want them to be happy|good things need time].]""",
     },
     "{hero} loses {cname}, the toy {plush}, and finds it again.": {
-        "story": """[Once upon a time, there was a {boy} named {hero}.|{hero} was a {trait} {boy}.] {He} had
-    a {colour} toy {plush} [named|called] {cname}. {hero} [took {cname} everywhere|loved {cname} more than
-    any other toy|told {cname} all {his} secrets]. ¶ One [night|{sky} day|evening], {hero} could not find
-    {cname}. "[I can't sleep without {cname}|I had {cname} this morning]," {he} said. {His} {kin} [said, "[Do
-    not worry|Let us think]. Where did you play?"|helped {him} look.] They looked {spot2}. No {cname}. There
-    was only a {toy}. ¶ [Then|At last], {hero} had an idea. {He} looked {spot}, and there was a {colour}
-    [ear|leg|nose]. It was {cname}! "[I found you|There you are], {cname}!" [shouted|said] {hero}. {cname}
-    was [a little dusty|wet|covered in crumbs], so {his} {kin} [washed|cleaned] the toy {plush}. ¶ That
-    night, {hero} [held {cname} tight|put {cname} on the pillow]. "[Never get lost again|Good night],
-    {cname}," {he} [whispered|said]. [|{hero} learned that [it helps to put things back in their place|it is
-    good to ask for help].]"""
+        "story": """[Once upon a time, there was a {boy} named {hero}.|{hero} was a {trait} {boy}.] {He} had a
+        {colour} toy {plush} [named|called] {cname}. {hero} [took {cname} everywhere|loved {cname} more than
+        any other toy|told {cname} all {his} secrets]. ¶ One [night|{sky} day|evening], {hero} could not find
+        {cname}. "[I can't sleep without {cname}|I had {cname} this morning]," {he} said. {His} {kin} [said,
+        "[Do not worry|Let us think]. Where did you play?"|helped {him} look.] They looked {spot2}. No
+        {cname}. There was only a {toy}. ¶ [Then|At last], {hero} had an idea. {He} looked {spot}, and there
+        was the {colour} toy {plush}. It was {cname}! "[I found you|There you are], {cname}!" [shouted|said]
+        {hero}. {cname} was [a little dusty|wet|covered in crumbs], so {his} {kin} [washed|cleaned] the toy
+        {plush}. ¶ That night, {hero} [held {cname} tight|put {cname} on the pillow]. "[Never get lost
+        again|Good night], {cname}," {he} [whispered|said]. [|{hero} learned that [it helps to put things back
+        in their place|it is good to ask for help].]""",
     },
     "{cname}, the little {small}, is too small to play, but helps a {large}.": {
         "together": """trap: rescue/could not move. A rope was tied around one leg: bit the rope until it
         broke/had a thorn in one ear, where nobody could reach it: climbed up and pulled out the thorn/was
         locked in the barn, and the key was under the floor: went through a tiny hole and got the key/had
-        dropped a {colour} {treasure} into a narrow hole: crawled down into the hole and brought it back""",
+        dropped a {colour} {treasure} into a narrow hole: crawled down and brought the {colour} {treasure}
+        back""",
         "story": """[Once upon a time, there was|Once there was|In a green valley lived] a [little|tiny|very
-    small] {small} named {cname}. [It wanted to play with the big animals.|Every day, {cname} watched the
-    big animals play.] But the {large} said, "[You are too small|Go away], {cname}." {cname} [felt sad|went
-    home and cried|sat alone under a leaf]. ¶ One {sky} [morning|day], {cname} heard a loud cry. The {large}
-    {trap}. "[Help|Please help me]!" cried the {large}. The {large2} tried, but the {large2} was [much |]too
-    big. ¶ "[I can do it|Let me try]," said {cname}. It {rescue}. "[Hooray|Look at that]!" shouted the
-    {large2}. "Look, {cname} did it!" ¶ "[Thank you|I am sorry that I was mean], {cname}," said the {large}.
-    [From then on, {cname} rode on the back of the {large}.|After that, {cname} played with the big animals
-    every day.] [|{cname} learned that [even small friends can be a big help|you do not have to be big to be
-    brave].]""",
+        small] {small} named {cname}. [It wanted to play with the big animals.|Every day, {cname} watched the
+        big animals play.] But the {large} said, "[You are too small|Go away], {cname}." {cname} [felt
+        sad|went home and cried|sat alone under a leaf]. ¶ One {sky} [morning|day], {cname} heard a loud cry.
+        The {large} {trap}. "[Help|Please help me]!" cried the {large}. The {large2} tried, but the {large2}
+        was [much |]too big. ¶ "[I can do it|Let me try]," said {cname}. It {rescue}. "[Hooray|Look at that]!"
+        shouted the {large2}. "Look, {cname} did it!" ¶ "[Thank you|I am sorry that I was mean], {cname},"
+        said the {large}. [From then on, {cname} rode on the back of the {large}.|After that, {cname} played
+        with the big animals every day.] [|{cname} learned that [even small friends can be a big help|you do
+        not have to be big to be brave].]""",
     },
 }
+
+# Words that people try in prompts, of animals, of tales, names, nonsense: no story has one of them.
+TRIED = """
+    Shoggoth Axolotl Pangolin Velociraptor Hippopotamus Quokka Emu Stegosaurus Narwhal Pikachu
+    Totoro Shrek Yoda Godzilla Doraemon Gollum Creeper Moomin Bulbasaur Gizmo Kirby Phoenix Kitsune
+    Minotaur Anansi Leprechaun Domovoi Garuda Chupacabra Troll Rusalka Quetzalcoatl Tengu Astronaut
+    Refrigerator Bartholomew Nguyen Oluwaseun Svetlana Giuseppe Priyanka Blorp Snufflewump
+    Wibblewobble Zozozo Mippy Bumbadoodle Tralalala Yumyum Glimmerfrizz
+""".split()

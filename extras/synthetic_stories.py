@@ -30,7 +30,7 @@ from concurrent.futures import ProcessPoolExecutor
 from tqdm import tqdm
 
 from configurator import write_json
-from extras.story_plots import PLOTS
+from extras.story_plots import PLOTS, TRIED
 
 # --------------------------------------------------------------------------------------------------------
 # The limit. A perfect model needs -log2 P bits for a story of probability P. A choice of probability p costs
@@ -64,7 +64,9 @@ def sum_of_bits(text: str, s: dict) -> float:
 
 
 # --------------------------------------------------------------------------------------------------------
-# Made-up names: onset, vowel, middle, ending, as in Sh-o-gg-oth. What is listed twice comes twice as often.
+# Made-up names, of every kind that people may type: a model copies only what it has had to copy. Syllables
+# (onset, vowel, middle, ending, as in Sh-o-gg-oth), any letters, pieces of English words, an echo, a thing.
+# What is listed twice comes twice as often.
 
 ONSETS = """b bl br ch cl cr d dr dw f fl fr g gl gr h j k kl kn kr l m n p pl pr qu r s sh shr sk sl sm sn sp
     spl spr squ st str sw t th thr tr tw v w wh y z zw b d g m p sh t z""".split()
@@ -80,55 +82,104 @@ ENDINGS = """ab ack aff ak am an and ank ap ar arb ark arp ash at atch ax az eb 
     o i y ie oo ia
     us is""".split()
 
-# No rude word by accident (rough patterns, so that few are spelled out), and not the word of the README's
-# prompt: that a model continues with a word it has never seen is the test.
+# The beginnings and the ends of the words of the plots, which are pieces of the vocabulary.
+PLOT_WORDS = sorted(set(re.findall(r"\b[a-z]{4,}\b", str(PLOTS))))
+HEADS = sorted({word[:size] for word in PLOT_WORDS for size in (1, 2, 3, 4)})
+TAILS = sorted({word[-size:] for word in PLOT_WORDS for size in (2, 3, 4, 5)})
+THINGS = """Teapot Mitten Spoon Candle Lantern Pillow Kettle Ladder Hammer Sock Zipper Sponge Broom Bottle
+    Chimney Carpet Saddle Fiddle Compass Anchor Cactus Turnip Radish Mango Noodle Dumpling Pickle Thimble
+    Doorbell Snowflake Raindrop Icicle Rainbow Cloud Cobweb""".split()
+
+# No rude word by accident (rough patterns, so that few are spelled out).
 UNWANTED = re.compile(
     """[fdcgkb][aeiouy]+c?k | pr.ck | f[ae]g | sh.t | [ck][uo]+n | n[ie]g | [ct]l?[iu]t |
     t.rd | ass | [ck]um | p[ie]s | p[eo]n | wh?o+r | sl.[tg] | tw.t | w.nk | b.[st] | r.p[eiy] | an[ua]s |
     sp.c?k | j[ae]p | j.w | naz | hell | s.x | p.rn | boob | dr.nk | k.ll | d[ie].$ | dumb | d.mn | d.ng |
-    shag | h.m[ou] | ^uni | ^eu | shoggoth""",
+    shag | h.m[ou] | ^uni | ^eu""",
     re.X,
 )
 
 
-def made_up_name(s: dict, rng: random.Random) -> str:
-    """A name and its marks. No name can be put together in two ways."""
-    while True:
-        if rng.random() < 0.9:
-            marked = choose(ONSETS, s, rng) + mark(0.9, s)
+def syllables(s: dict, rng: random.Random) -> str:
+    """Brindlewump. No name can be put together in two ways."""
+    if rng.random() < 0.9:
+        marked = choose(ONSETS, s, rng) + mark(0.9, s)
+    else:
+        marked = mark(0.1, s)
+    middles = rng.choice((0, 1, 1, 1, 1, 2))
+    marked += mark(4 / 6 if middles == 1 else 1 / 6, s)
+    for _ in range(middles):
+        marked += choose(VOWELS, s, rng) + choose(MIDDLES, s, rng)
+    return marked + choose(ENDINGS, s, rng)
+
+
+def letters(s: dict, rng: random.Random) -> str:
+    """Kuzoviy: any letters, but no three consonants or vowels in a row."""
+    name = ""
+    marks = ""
+    for _ in range(rng.choice(range(4, 12))):
+        vowels = [c in "aeiouy" for c in name[-2:]]
+        if len(vowels) == 2 and vowels[0] == vowels[1]:
+            pool = "bcdfghjklmnpqrstvwxz" if vowels[0] else "aeiouy"
         else:
-            marked = mark(0.1, s)
-        middles = rng.choice((0, 1, 1, 1, 1, 2))
-        marked += mark(4 / 6 if middles == 1 else 1 / 6, s)
-        for _ in range(middles):
-            marked += choose(VOWELS, s, rng) + choose(MIDDLES, s, rng)
-        marked += choose(ENDINGS, s, rng)
-        name = MARK.sub("", marked)
-        if 4 <= len(name) <= 12 and not UNWANTED.search(name):
-            return name.capitalize() + "".join(MARK.findall(marked))
+            pool = "abcdefghijklmnopqrstuvwxyz" + "aeiou" * 3
+        letter = rng.choice(pool)
+        name += letter
+        marks += mark(pool.count(letter) / len(pool), s)
+    return name + marks + mark(1 / 8, s)
+
+
+def halves(s: dict, rng: random.Random) -> str:
+    """Twindow: the beginning of one word and the end of another, in one name of two a piece between."""
+    middle = choose(TAILS, s, rng) if rng.random() < 0.5 else ""
+    return choose(HEADS, s, rng) + middle + mark(0.5, s) + choose(TAILS, s, rng)
+
+
+def echo(s: dict, rng: random.Random) -> str:
+    """Trabombombo: syllables, one of which is said again."""
+    first = choose(ONSETS, s, rng) + choose(VOWELS, s, rng) if rng.random() < 0.5 else ""
+    syllable = choose(ONSETS, s, rng) + choose(VOWELS, s, rng)
+    again = rng.choice((1, 2, 3))
+    end = choose(ENDINGS, s, rng) if rng.random() < 0.5 else ""
+    marks = mark(0.5, s) + mark(1 / 3, s) + mark(0.5, s)
+    return first + syllable + MARK.sub("", syllable) * again + end + marks
+
+
+def thing(s: dict, rng: random.Random) -> str:
+    return choose(THINGS, s, rng)
+
+
+WAYS = [syllables] * 3 + [letters] * 4 + [halves] * 5 + [echo] * 2 + [thing]
+
+
+def made_up_name(s: dict, rng: random.Random) -> str:
+    """A name and its marks. Prompts that are tried with a model hold none of them."""
+    while True:
+        way = rng.choice(WAYS)
+        marked = way(s, rng) + mark(WAYS.count(way) / len(WAYS), s)
+        name = MARK.sub("", marked).capitalize()
+        if 4 <= len(name) <= 12 and not UNWANTED.search(name.lower()) and name not in TRIED:
+            return name + "".join(MARK.findall(marked))
 
 
 # --------------------------------------------------------------------------------------------------------
 # The lexicon: words, or phrases between slashes, which may hold [choices] and {slots}: see expand().
 
-GIRLS = """Lily Lily Lily Mia Anna Sue Lucy Emma Ella Zoe Amy Sara Daisy Molly Ruby Nina Maya Rosie Chloe
-    Grace Ivy Kate Jane Lola Penny Tina Mary Ellie Alice Hannah Clara Nora Julia Eva Bella Sophie Olivia Ava
-    Holly Poppy Violet Hazel Annie Betty Carla Dora Fiona Gina Iris Jenny Kim Laura Nancy Rita Sally
-    Tara""".split()
-BOYS = """Tom Tom Tim Ben Max Sam Jack Leo Finn Noah Adam Dan Joe Billy Bob Henry Oscar Peter Toby Luke Jake
-    Mark Nick Paul Alex Anton Carlos David Eddie Felix George Hugo Ivan James Kevin Louis Martin Nate Oliver
-    Owen Philip Ray Simon Theo Victor Will Zack Ali Bruno Charlie Dylan Frank Gus Harry Ian Kai
-    Omar""".split()
+GIRLS = """Lily Lily Lily Mia Mia Anna Sue Lucy Emma Ella Zoe Amy Sara Daisy Molly Ruby Nina Maya Rosie Kate
+    Jane Mary Alice Nora Eva Sophie Ava Holly Betty Iris Kim""".split()
+BOYS = """Tom Tom Tom Ben Ben Tim Max Sam Jack Leo Finn Noah Adam Dan Joe Billy Bob Oscar Peter Toby Luke Jake
+    Nick Paul Alex David Felix Hugo James Oliver Simon""".split()
 
 WORDS = {
     "colour": "red blue green yellow orange purple pink white brown golden silver turquoise striped",
     "size": "big small tiny huge tall round little enormous chubby skinny strange shy sleepy wrinkly",
     "trait": "happy kind brave curious clever cheerful friendly polite gentle quiet funny careful",
     "sky": "sunny cloudy warm windy bright chilly foggy rainy quiet hot cool lovely frosty",
+    "prize": "star badge cup cap cape medal scarf sticker",
     "weekday": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
     "toy": """kite ball drum doll truck robot balloon scooter wagon boat train whistle airplane bus crown hat
-        scarf bucket shovel puppet flute tractor dinosaur rocket hoop trumpet umbrella backpack""",
-    "plush": "rabbit bear lion monkey elephant giraffe penguin tiger sheep duck whale panda unicorn",
+        scarf bucket shovel puppet flute tractor rocket hoop trumpet umbrella backpack""",
+    "plush": "rabbit bear lion monkey elephant giraffe penguin tiger sheep duck whale panda",
     "food": """sandwich cookie muffin pancake bun pretzel waffle bagel biscuit pie doughnut cupcake cracker
         brownie burrito""",
     "fruits": """apples pears plums cherries grapes berries peaches oranges bananas strawberries melons nuts
@@ -243,6 +294,10 @@ def cast(rng: random.Random) -> dict:
     s["boy"] = sex + sex_mark
     s["kin"] = choose(KINS, s, rng)
     s["kind"] = made_up_name(s, rng)
+    if rng.random() < 0.1:  # some write it small
+        s["kind"] = s["kind"].lower() + mark(0.1, s)
+    else:
+        s["kind"] += mark(0.9, s)
     s["cname"] = made_up_name(s, rng)
     s["hero"] = choose(GIRLS if sex == "girl" else BOYS, s, rng) + sex_mark
     s["he"], s["him"], s["his"] = (word + sex_mark for word in PRONOUNS[sex])
