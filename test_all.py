@@ -155,6 +155,19 @@ def test_targets_are_the_inputs_one_token_later(data):
     assert x.shape == (4, 64) and torch.equal(x[:, 1:], y[:, :-1])
 
 
+def test_with_start_id_a_chunk_begins_with_a_story_and_a_story_cut_off_does_not_count(data):
+    shards = {"max_seq_len": 512, "vocab_size": 512, "vocab_source": "custom", "data_dir": data, "start_id": 1}
+    for split, counts_all in (("train", True), ("val", False)):
+        chunks = PretokDataset(split, **shards)
+        aligned = 0
+        for i in range(10):
+            x, y = chunks[i]
+            aligned += x[0].item() == 1
+            last = 512 if counts_all else int((y == 1).nonzero()[-1]) + 1
+            assert torch.equal(y[: last - 1], x[1:last]) and (y[last:] == -1).all()
+        assert aligned >= 9  # the last of a shard may begin earlier
+
+
 def test_an_epoch_reads_each_chunk_once_and_the_next_in_another_order(data):
     ds = dataset(data)
     assert len(ds.paths) == 49 and f"{data}/tok512/data00.bin" not in ds.paths  # that one is for validation
