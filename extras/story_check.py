@@ -17,6 +17,9 @@ Prints a table: for each property the share of the stories that have it, of thos
     thing keeps its kind    the food that is shared, the toy that was taken, the toy animal that was lost
     every word is one       no word that neither the grammar has, nor begins with a capital, as names do
 
+Stories in Chinese are asked the same, by story_check_zh.py, and whether a thing and a creature keep their
+colours.
+
 The loss says how well the next token is predicted, on average over all tokens. Most tokens are easy: a story
 may change its hero at a cost that the average hardly shows. On the grammar's own stories each property holds
 in at least 99.5 % (tests/test_story_check.py).
@@ -29,11 +32,13 @@ import itertools
 import os
 import re
 import statistics
+import sys
 
 import numpy as np
 import torch
 
 from configurator import InputError, override
+from extras import story_check_zh
 from extras.story_plots import PLOTS
 from extras.synthetic_stories import BOYS, GIRLS, KINS, PRONOUNS, WORDS
 from sample import TextGenerator
@@ -209,42 +214,53 @@ def longest_copies(texts, training_texts):
 # The stories of a model, and the table.
 
 
-def write_stories(writer):
-    """[(text, whether it ended by itself)], num_stories or a few more: each hero meets each creature."""
-    prompts = [f"One day, {hero} met a {creature}" for hero in HEROES for creature in CREATURES]
-    prompts = [writer.encode(prompt) for prompt in prompts] * -(-num_stories // len(prompts))
+def prompts(chinese):
+    """How each hero meets each creature."""
+    if chinese:
+        pairs = itertools.product(story_check_zh.HEROES, story_check_zh.CREATURES)
+        return [f"有一天，{hero}遇到了一只{creature}" for hero, creature in pairs]
+    return [f"One day, {hero} met a {creature}" for hero in HEROES for creature in CREATURES]
+
+
+def write_stories(writer, chinese):
+    """[(text, whether it ended by itself)], num_stories or a few more."""
+    starts = [writer.encode(prompt) for prompt in prompts(chinese)]
+    starts *= -(-num_stories // len(starts))
     options = (max_new_tokens, temperature, None, top_p, writer.stop_ids, writer.generator)
     stories = []
-    for length in sorted({len(ids) for ids in prompts}):  # those of one length are one batch
-        idx = torch.tensor([ids for ids in prompts if len(ids) == length], device=writer.device)
+    for length in sorted({len(ids) for ids in starts}):  # those of one length are one batch
+        idx = torch.tensor([ids for ids in starts if len(ids) == length], device=writer.device)
         rows = writer.model.generate(idx, *options).tolist()
         stories += [(writer.tokenizer.decode(ids), ids[-1] in writer.stop_ids) for ids in rows]
     return stories
 
 
-def print_table(stories):
+def print_table(stories, chinese):
+    checks = story_check_zh if chinese else sys.modules[__name__]
     print(f"{len(stories)} stories")
-    verdicts = [check_story(text, ended) for text, ended in stories]
+    verdicts = [checks.check_story(text, ended) for text, ended in stories]
     for name in verdicts[0]:
         applies = [verdict[name] for verdict in verdicts if verdict[name] is not None]
         share = f"{sum(applies) / len(applies):7.1%}  of {len(applies)}" if applies else "      -"
         print(f"    {name:<24}{share}")
-    odd = sorted({word for text, _ in stories for word in unknown_words(text)})
+    odd = sorted({word for text, _ in stories for word in checks.unknown_words(text)})
     if odd:
         print(f"    words that are none: {', '.join(odd[:12])}{', ...' if len(odd) > 12 else ''}")
 
 
-def print_copies(stories):
+def print_copies(stories, chinese):
     files = sorted(glob.glob(f"{glob.escape(data_dir)}/{STORIES}/data*.json"))
     if not files:
         print(f"    longest copied piece: not known, there are no stories in {data_dir}/{STORIES}")
         return
-    training = [text for path in files[1:] for text in read_texts(path) if text]
-    others = [text for text in read_texts(files[0]) if text][: len(stories)]
-    ours = longest_copies([text for text, _ in stories], training)
+    unit = "clauses" if chinese else "words"
+    spaced = (lambda text: re.sub("(?<=[，。！？：])", " ", text)) if chinese else str  # a clause is a word
+    training = [spaced(text) for path in files[1:] for text in read_texts(path) if text]
+    others = [spaced(text) for text in read_texts(files[0]) if text][: len(stories)]
+    ours = longest_copies([spaced(text) for text, _ in stories], training)
     theirs = longest_copies(others, training)
     for name, words in (("these stories", ours), (f"{len(others)} validation stories", theirs)):
-        numbers = f"{statistics.median(words):.0f} words (median), {max(words)} (longest)"
+        numbers = f"{statistics.median(words):.0f} {unit} (median), {max(words)} (longest)"
         print(f"    longest piece copied from training stories, in {name}: {numbers}")
 
 
@@ -260,10 +276,13 @@ def main():
         stories = [(text, None) for text in read_texts(input_path) if text]
         if not stories:
             raise InputError(f"{input_path} has no story")
+        chinese = "的" in stories[0][0]
     else:
-        stories = write_stories(TextGenerator(checkpoint, seed=seed))
-    print_table(stories)
-    print_copies(stories)
+        writer = TextGenerator(checkpoint, seed=seed)
+        chinese = len(writer.tokenizer.encode("的")) < 3  # no three bytes
+        stories = write_stories(writer, chinese)
+    print_table(stories, chinese)
+    print_copies(stories, chinese)
 
 
 if __name__ == "__main__":
