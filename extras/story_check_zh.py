@@ -48,47 +48,48 @@ def with_signs(text):
 
 @functools.cache
 def pairs_of_grammar():
-    """The pairs of neighbours in some thousands of the grammar's stories, of which each colour is one sign."""
+    """The pairs of neighbours in some thousands of the grammar's stories; all colours are one sign."""
     rng = random.Random("the grammar's pairs")
     texts = [with_signs(tell(rng, CHINESE)["story"])[0] for _ in range(3000)]
     return {pair for text in texts for pair in itertools.pairwise(re.sub(COLOUR, "▲", text))}
 
 
 def strange_places(text):
-    """[(left, between, right)], one for each clause that has unknown pairs: from the first to the last."""
+    """[(clause, first, last)], one for each clause that has unknown pairs: where the two begin."""
     known = pairs_of_grammar()
     text = re.sub(COLOUR, "▲", text)
     places = []
-    for match in re.finditer(rf"[{PUNCTUATION}]*[^{PUNCTUATION}]+[{PUNCTUATION}]?", text):
-        clause = match[0]
-        unknown = [i for i in range(len(clause) - 1) if (clause[i], clause[i + 1]) not in known]
+    for match in re.finditer(f"[^{PUNCTUATION}]+", text):
+        clause = text[max(0, match.start() - 1) : match.end() + 1]  # with what is before and after it
+        unknown = [i for i, pair in enumerate(itertools.pairwise(clause)) if pair not in known]
         if unknown:
-            first, last = unknown[0], unknown[-1]
-            places.append((clause[first], clause[first + 1 : last + 1], clause[last + 1]))
+            places.append((clause, unknown[0], unknown[-1]))
     return places
 
 
 def role_of(place, names):
     """The sign for which something else stands in a strange place; None: it is no name."""
     known = pairs_of_grammar()
-    left, between, right = place
-    fits = [
-        sign
-        for sign in names
-        if between
-        and (left == sign or (left, sign) in known)
-        and (right == sign or (sign, right) in known)
-        and len(between) < 8
-    ]
-    alike = [sign for sign in fits if set(between) & set(names[sign])]
-    return next(iter(alike + fits), None)
+    clause, first, last = place
+    fits = []
+    for before, after, sign in itertools.product(range(3), range(3), names):  # it may reach further
+        start, end = first + 1 - before, last + 1 + after
+        between = clause[start:end]
+        if start < 1 or end >= len(clause) or not 0 < len(between) < 8:
+            continue
+        left, right = clause[start - 1], clause[end]
+        alike = bool(set(between) & set(names[sign]))
+        if {left, right} - {sign} and (alike or before == after == 0):
+            if (left == sign or (left, sign) in known) and (right == sign or (sign, right) in known):
+                fits.append((not alike, sign))
+    return min(fits)[1] if fits else None
 
 
 def unknown_words(text):
     """Pieces of a text that the grammar does not write, and that stand for no name."""
     text, names, _ = with_signs(text)
     places = [place for place in strange_places(text) if role_of(place, names) is None]
-    return ["".join(place) for place in places]
+    return [clause[first : last + 2] for clause, first, last in places]
 
 
 # --------------------------------------------------------------------------------------------------------
