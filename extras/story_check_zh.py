@@ -20,7 +20,7 @@ CREATURES = ("修格斯", "皮卡丘", "霸王龙", "独角兽")
 KIND, OWN, HERO = "◆", "■", "●"  # the signs: the creature's word, a toy's own name, the hero
 SEXES = {name: sex for sex, names in zh.HEROES.items() for name in names}
 SEX_WORDS = {"他": "boy", "男孩": "boy", "她": "girl", "女孩": "girl"}
-PUNCTUATION = "，。！？：“”"
+PUNCTUATION = "，。！？：；“”"
 NAME = rf"([^的{PUNCTUATION}]{{1,8}})"
 
 

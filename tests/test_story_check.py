@@ -330,9 +330,8 @@ def another_chinese_name(slot):
 
 
 def another_chinese_thing(rng, text, s):
-    word = MARK.sub("", s.get("thing", "没有"))
-    others = story_check_zh.column("thing") - {word}
-    return replace_later(rng, text, word, sorted(others)) if len(story_check_zh.column("thing")) else None
+    things = sorted(story_check_zh.column("thing"))
+    return replace_later(rng, text, MARK.sub("", s["thing"]), things) if "thing" in s else None
 
 
 def another_chinese_colour(rng, text, s):
@@ -355,8 +354,8 @@ def no_chinese_word(rng, text, s):
     """A character of a long word is another one."""
     names = "|".join(MARK.sub("", s[slot]) for slot in ("kind", "cname", "hero"))
     matches = [m for m in re.finditer(r"[^，。！？：“”]{4,}", text) if not re.search(names, m[0])]
-    i = (match := rng.choice(matches)).start() + rng.randrange(1, 3)
-    return text[:i] + rng.choice("锅驴竹瓷") + text[i + 1 :] if match else None
+    i = rng.choice(matches).start() + rng.randrange(1, 3)
+    return text[:i] + rng.choice("锅驴竹瓷") + text[i + 1 :]
 
 
 CHINESE_FAULTS = {
