@@ -2,6 +2,7 @@
 # The whole course in one command, and its table of contents: every command is printed before it runs.
 #
 #   bash quickstart.sh               synthetic stories (no network but the package index): 4 to 8 minutes on 2 CPU cores
+#   bash quickstart.sh zh            the same with synthetic stories in Chinese
 #   bash quickstart.sh tinystories   the same with the real TinyStories
 #   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 7.5 minutes on 2 CPU cores
 #   bash quickstart.sh test          ruff and pytest
@@ -12,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 mode=${1:-synthetic}
 [ "$mode" = "#" ] && mode=synthetic # zsh passes on a comment that is pasted with the command
-case $mode in synthetic | tinystories | chat | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, tinystories, chat, test)" >&2; exit 2 ;; esac
+case $mode in synthetic | zh | tinystories | chat | test) ;; *) echo "quickstart.sh: no mode '$mode' (synthetic, zh, tinystories, chat, test)" >&2; exit 2 ;; esac
 
 run() {
     printf '\n$'
@@ -109,9 +110,16 @@ fi
 recipe=(--optimizer=muon --learning_rate=$learning_rate --schedule=wsd)
 
 # 3. Stories, a tokenizer, ids
+prompt="One day, Lily met a Shoggoth"
+beginning="Once upon a time"
 if [ "$mode" = synthetic ]; then
     data=data out=output
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --megabytes=$megabytes --data_dir=$data
+elif [ "$mode" = zh ]; then
+    data=data_zh out=output_zh
+    prompt="有一天，莉莉遇到了一只修格斯"
+    beginning="从前"
+    [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --language=zh --megabytes=$megabytes --data_dir=$data
 else
     data=data_tinystories out=output_tinystories
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py download --small=$small --data_dir=$data
@@ -123,9 +131,9 @@ run python tinystories.py pretokenize --vocab_size=$vocab --data_dir=$data
 train $out --vocab_size=$vocab --data_dir=$data "${size[@]}" "${length[@]}" "${recipe[@]}"
 
 # 5. Stories
-run python sample.py --checkpoint=$out/ckpt.pt --prompt="One day, Lily met a Shoggoth" --max_new_tokens=400
-run python sample.py --checkpoint=$out/ckpt.pt --prompt="Once upon a time" --num_samples=3 --max_new_tokens=400
+run python sample.py --checkpoint=$out/ckpt.pt --prompt="$prompt" --max_new_tokens=400
+run python sample.py --checkpoint=$out/ckpt.pt --prompt="$beginning" --num_samples=3 --max_new_tokens=400
 [ "$mode" = tinystories ] || run python -m extras.story_check --checkpoint=$out/ckpt.pt --num_stories=64 --data_dir=$data
 
 # 6. The model as a page, which any browser opens
-run python -m extras.page --checkpoint=$out/ckpt.pt --out=$out/page.html
+run python -m extras.page --checkpoint=$out/ckpt.pt --prompt="$prompt" --out=$out/page.html

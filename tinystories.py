@@ -45,6 +45,7 @@ encoding = "utf-8"  # of that text: utf-8, gb18030, utf-16, ...
 small = False  # download: only the 22.5 MB
 num_shards = 10  # at least 1: train_vocab: how many shards to learn from, beginning with data01
 megabytes = 20.0  # above 0: synthesize: how much
+language = "en"  # en | zh: synthesize: of the stories
 seed = 42  # at least 0, below 4e9: synthesize: another seed tells other stories
 workers = cpu_count()  # at least 1: processes
 
@@ -100,7 +101,7 @@ def synthesize():
     from extras.synthetic_stories import write_stories
 
     with new_stories() as folder:
-        write_stories(folder, SHARDS, seed, megabytes, workers, exit_with_parent)
+        write_stories(folder, SHARDS, seed, megabytes, workers, language, exit_with_parent)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,9 @@ Prints a table: for each property the share of the stories that have it, of thos
     a typed word is kept    "met a Pikachu in the garden": for each of the words of TRIED, which are in no
                             training story either, how many of the stories of the four heroes keep it
 
+Stories in Chinese are asked the same, by story_check_zh.py, and whether a thing and a creature keep their
+colours.
+
 The loss says how well the next token is predicted, on average over all tokens. Most tokens are easy: a story
 may change its hero at a cost that the average hardly shows. On the grammar's own stories each property holds
 in at least 99.5 % (tests/test_story_check.py).
@@ -32,11 +35,13 @@ import itertools
 import os
 import re
 import statistics
+import sys
 
 import numpy as np
 import torch
 
 from configurator import InputError, override
+from extras import story_check_zh
 from extras.story_plots import PLOTS, TRIED
 from extras.synthetic_stories import BOYS, GIRLS, KINS, PRONOUNS, WORDS, tidy
 from sample import TextGenerator
@@ -53,6 +58,8 @@ seed = 1337  # at least 0, below 4e9: of the sampler
 
 HEROES = ("Lily", "Tom", "Mia", "Ben")
 CREATURES = ("Shoggoth", "Brindlewump", "Mizzlefrock", "Quandooster")
+MEETING = "One day, {hero} met a {creature}"
+PLACE = " in the garden."
 
 # --------------------------------------------------------------------------------------------------------
 # The grammar's words.
@@ -253,16 +260,16 @@ def write_stories(writer, prompts):
     return [stories[i] for i in range(len(prompts))]
 
 
-def print_words(writer):
+def print_words(writer, checks):
     """How many of the stories about a word that a person typed keep it."""
-    words = TRIED * len(HEROES)
-    heroes = sorted(HEROES * len(TRIED))
-    prompts = [tidy(f"One day, {hero} met a {word} in the garden.") for hero, word in zip(heroes, words)]
-    texts = [text for text, _ in write_stories(writer, prompts)]
-    kept = collections.Counter(word for word, text in zip(words, texts) if is_about(text, word))
-    print(f"    {'a typed word is kept':<24}{kept.total() / len(words):7.1%}  of {len(words)}")
-    lost = [f"{word} ({kept[word]} of {len(HEROES)})" for word in TRIED if kept[word] < len(HEROES)]
-    print(f"    not always kept, of {len(TRIED)} words: {', '.join(lost) or 'none'}")
+    pairs = list(itertools.product(checks.HEROES, checks.TRIED))
+    prompts = [checks.MEETING.format(hero=hero, creature=word) + checks.PLACE for hero, word in pairs]
+    texts = [text for text, _ in write_stories(writer, [tidy(prompt) for prompt in prompts])]
+    kept = collections.Counter(word for (_, word), text in zip(pairs, texts) if checks.is_about(text, word))
+    print(f"    {'a typed word is kept':<24}{kept.total() / len(pairs):7.1%}  of {len(pairs)}")
+    number = len(checks.HEROES)
+    lost = [f"{word} ({kept[word]} of {number})" for word in checks.TRIED if kept[word] < number]
+    print(f"    not always kept, of {len(checks.TRIED)} words: {', '.join(lost) or 'none'}")
 
 
 def is_about(text, word):
@@ -271,29 +278,31 @@ def is_about(text, word):
     return bool(kept) and first_after(BEFORE_KIND, mentions(text)) == word and text.count(word) > 2
 
 
-def print_table(stories):
+def print_table(stories, checks):
     print(f"{len(stories)} stories")
-    verdicts = [check_story(text, ended) for text, ended in stories]
+    verdicts = [checks.check_story(text, ended) for text, ended in stories]
     for name in verdicts[0]:
         applies = [verdict[name] for verdict in verdicts if verdict[name] is not None]
         share = f"{sum(applies) / len(applies):7.1%}  of {len(applies)}" if applies else "      -"
         print(f"    {name:<24}{share}")
-    odd = sorted({word for text, _ in stories for word in unknown_words(text)})
+    odd = sorted({word for text, _ in stories for word in checks.unknown_words(text)})
     if odd:
         print(f"    words that are none: {', '.join(odd[:12])}{', ...' if len(odd) > 12 else ''}")
 
 
-def print_copies(stories):
+def print_copies(stories, chinese):
     files = sorted(glob.glob(f"{glob.escape(data_dir)}/{STORIES}/data*.json"))
     if not files:
         print(f"    longest copied piece: not known, there are no stories in {data_dir}/{STORIES}")
         return
-    training = [text for path in files[1:] for text in read_texts(path) if text]
-    others = [text for text in read_texts(files[0]) if text][: len(stories)]
-    ours = longest_copies([text for text, _ in stories], training)
+    unit = "clauses" if chinese else "words"
+    spaced = (lambda text: re.sub("(?<=[，。！？：])", " ", text)) if chinese else str  # a clause is a word
+    training = [spaced(text) for path in files[1:] for text in read_texts(path) if text]
+    others = [spaced(text) for text in read_texts(files[0]) if text][: len(stories)]
+    ours = longest_copies([spaced(text) for text, _ in stories], training)
     theirs = longest_copies(others, training)
     for name, words in (("these stories", ours), (f"{len(others)} validation stories", theirs)):
-        numbers = f"{statistics.median(words):.0f} words (median), {max(words)} (longest)"
+        numbers = f"{statistics.median(words):.0f} {unit} (median), {max(words)} (longest)"
         print(f"    longest piece copied from training stories, in {name}: {numbers}")
 
 
@@ -309,14 +318,19 @@ def main():
         stories = [(text, None) for text in read_texts(input_path) if text]
         if not stories:
             raise InputError(f"{input_path} has no story")
+        chinese = "的" in stories[0][0]
     else:
         writer = TextGenerator(checkpoint, seed=seed)
-        prompts = [f"One day, {hero} met a {creature}" for hero in HEROES for creature in CREATURES]
-        stories = write_stories(writer, prompts * -(-num_stories // len(prompts)))
-    print_table(stories)
+        chinese = len(writer.tokenizer.encode("的")) < 3  # no three bytes
+    checks = story_check_zh if chinese else sys.modules[__name__]
     if not input_path:
-        print_words(writer)
-    print_copies(stories)
+        pairs = itertools.product(checks.HEROES, checks.CREATURES)
+        prompts = [checks.MEETING.format(hero=hero, creature=creature) for hero, creature in pairs]
+        stories = write_stories(writer, prompts * -(-num_stories // len(prompts)))
+    print_table(stories, checks)
+    if not input_path:
+        print_words(writer, checks)
+    print_copies(stories, chinese)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """
 Write made-up children's stories from a seeded grammar, for a machine that cannot download TinyStories.
 
-    python -m extras.synthetic_stories      # print three stories
-    python -m extras.synthetic_stories 7    # with another seed
+    python -m extras.synthetic_stories         # print three stories
+    python -m extras.synthetic_stories 7       # with another seed
+    python -m extras.synthetic_stories 7 zh    # in Chinese: extras/story_plots_zh.py has the words and plots
 
 tinystories.py synthesize calls write_stories(), which fills a folder with files in the format of the real
 data. The same (seed, shards, megabytes) gives the same files on every machine.
@@ -25,11 +26,14 @@ import math
 import random
 import re
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from configurator import write_json
+from extras import story_plots_zh as zh
 from extras.story_plots import PLOTS, TRIED
 
 # --------------------------------------------------------------------------------------------------------
@@ -266,7 +270,11 @@ def phrases(text: str) -> list[str]:
     return [" ".join(phrase.split()) for phrase in text.split("/")]
 
 
-WORDS = {slot: phrases(text) if "/" in text else text.split() for slot, text in WORDS.items()}
+def entries(words: dict[str, str]) -> dict[str, list[str]]:
+    return {slot: phrases(text) if "/" in text else text.split() for slot, text in words.items()}
+
+
+WORDS = entries(WORDS)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -278,8 +286,8 @@ def expand(text: str, s: dict, rng: random.Random) -> str:
     "[Hi|Hello], {hero}" -> "Hello, Lily". Choices are made first, the innermost first; then slots are
     filled.
 
-    A slot that is not in the story's memory `s` is drawn from WORDS and stays: the red kite that is lost is
-    the red kite that is found. {toy2} is another toy than {toy}; {He} is {he} with a capital.
+    A slot that is not in the story's memory `s` is drawn from the language's words and stays: the red kite
+    that is lost is the red kite that is found. {toy2} is another toy than {toy}; {He} is {he} with a capital.
     """
     while "[" in text:
         text = re.sub(r"\[([^][]*)\]", lambda match: choose(match[1].split("|"), s, rng), text)
@@ -287,11 +295,11 @@ def expand(text: str, s: dict, rng: random.Random) -> str:
     def fill(match: re.Match) -> str:
         slot = match[1][0].lower() + match[1][1:]
         if slot not in s:
-            entries = WORDS[slot.rstrip("2")]
-            entry = rng.choice(entries)
+            words = s["words"][slot.rstrip("234")]
+            entry = rng.choice(words)
             while entry in s["taken"]:
-                entry = rng.choice(entries)
-            free = [other for other in entries if other not in s["taken"]]
+                entry = rng.choice(words)
+            free = [other for other in words if other not in s["taken"]]
             s[slot] = entry + mark(free.count(entry) / len(free), s)
             s["taken"].add(entry)
         s[slot] = value = expand(s[slot], s, rng) if "{" in s[slot] or "[" in s[slot] else s[slot]
@@ -304,26 +312,60 @@ KINS = ("mom", "dad", "grandma", "grandpa")
 PRONOUNS = {"boy": ("he", "him", "his"), "girl": ("she", "her", "her")}  # of the hero; a creature is "it"
 
 
-def cast(rng: random.Random) -> dict:
+def chinese_name(s: dict, rng: random.Random) -> str:
+    """A name and its marks: one of story_plots_zh's templates for a name, filled with characters."""
+    while True:
+        own = {"bits": s["bits"], "taken": set(), "words": CHINESE.words}
+        marked = expand("{name}", own, rng)
+        if not zh.UNWANTED.search(MARK.sub("", marked)):
+            return marked
+
+
+class Language(NamedTuple):
+    """What differs between the languages."""
+
+    words: dict[str, list[str]]  # the lexicon
+    plots: dict[str, dict[str, str]]
+    heroes: dict[str, list[str]]  # of each sex
+    sexes: dict[str, str]  # the word for each
+    pronouns: dict[str, tuple[str, ...]]
+    kins: tuple[str, ...]
+    make_name: Callable[[dict, random.Random], str]
+    named: str  # what tells the name that one creature in five has; "": none has one
+    space: str  # between words
+
+
+ENGLISH = Language(
+    WORDS, PLOTS, {"girl": GIRLS, "boy": BOYS}, {"girl": "girl", "boy": "boy"}, PRONOUNS, KINS,
+    made_up_name, named=" named {cname}", space=" ",
+)  # fmt: skip
+CHINESE = Language(
+    entries(zh.WORDS), zh.PLOTS, zh.HEROES, {"girl": "女孩", "boy": "男孩"}, zh.PRONOUNS, zh.KINS,
+    chinese_name, named="", space="",
+)  # fmt: skip
+LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
+
+
+def cast(rng: random.Random, language: Language = ENGLISH) -> dict:
     """Who is in a story: {hero} {he} {his}, {his} {kin}, and a {kind}, spoken to as {call}."""
-    s = {"bits": [], "taken": set()}
+    s = {"bits": [], "taken": set(), "words": language.words}
     sex = rng.choice(("boy", "girl"))
     sex_mark = mark(1 / 2, s)
-    s["boy"] = sex + sex_mark
-    s["kin"] = choose(KINS, s, rng)
-    s["kind"] = made_up_name(s, rng)
-    if rng.random() < 0.1:  # some write it small
-        s["kind"] = s["kind"].lower() + mark(0.1, s)
-    else:
-        s["kind"] += mark(0.9, s)
-    s["cname"] = made_up_name(s, rng)
-    s["hero"] = choose(GIRLS if sex == "girl" else BOYS, s, rng) + sex_mark
-    s["he"], s["him"], s["his"] = (word + sex_mark for word in PRONOUNS[sex])
-    if rng.random() < 0.2:  # this creature has a name of its own, by which it is spoken to
-        s["named"] = " named {cname}" + mark(0.2, s)
+    s["boy"] = language.sexes[sex] + sex_mark
+    s["kin"] = choose(language.kins, s, rng)
+    s["kind"] = language.make_name(s, rng)
+    if language is ENGLISH:  # some write it small
+        small = rng.random() < 0.1
+        s["kind"] = (s["kind"].lower() if small else s["kind"]) + mark(0.1 if small else 0.9, s)
+    s["cname"] = language.make_name(s, rng)
+    s["hero"] = choose(language.heroes[sex], s, rng) + sex_mark
+    for slot, word in zip(("he", "him", "his"), language.pronouns[sex]):
+        s[slot] = word + sex_mark
+    if language.named and rng.random() < 0.2:  # this creature has a name of its own, by which it is spoken to
+        s["named"] = language.named + mark(0.2, s)
         s["call"] = "{cname}"
     else:
-        s["named"] = mark(0.8, s)
+        s["named"] = mark(0.8, s) if language.named else ""
         s["call"] = "{kind}"
     return s
 
@@ -332,51 +374,57 @@ def cast(rng: random.Random) -> dict:
 # Stories and shards.
 
 
-def tidy(text: str) -> str:
-    """Single spaces, and "a owl" -> "an owl"."""
-    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni)", r"\1n ", " ".join(text.split()))
+def tidy(text: str, space: str = " ") -> str:
+    """Single spaces, or none in Chinese, and "a owl" -> "an owl"."""
+    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni)", r"\1n ", space.join(text.split()))
 
 
-def compose(rng: random.Random) -> tuple[str, str, dict]:
+def compose(rng: random.Random, language: Language = ENGLISH) -> tuple[str, str, dict]:
     """The template of a summary, a story that still has its marks, and the story's memory."""
-    s = cast(rng)
-    summary = rng.choice(list(PLOTS))
-    plot = PLOTS[summary]
-    marks = mark(1 / len(PLOTS), s)
+    s = cast(rng, language)
+    summary = rng.choice(list(language.plots))
+    plot = language.plots[summary]
+    marks = mark(1 / len(language.plots), s)
     s["trouble"] = plot.get("trouble", "")
-    if "together" in plot:
-        slots, *rows = phrases(plot["together"])
+    for table in filter(None, plot.get("together", "").split("¶")):
+        slots, *rows = phrases(table)
         s.update(zip(slots.split(": "), rng.choice(rows).split(": ")))
         marks += mark(1 / len(rows), s)
-    break_ = choose(("\n\n", "\n\n", "\n", " "), s, rng)  # like the real ones, some have no paragraphs
+    # Like the real ones, some have no paragraphs.
+    break_ = choose(("\n\n", "\n\n", "\n", language.space), s, rng)
     return summary, expand(plot["story"], s, rng).replace("¶", f"¶{break_}¶") + marks, s
 
 
-def tell(rng: random.Random) -> dict:
-    """A story in the format of TinyStories, and its "bits": a perfect model needs at most so many."""
-    summary, marked, s = compose(rng)
-    parts = MARK.sub("", marked).split("¶")  # paragraphs, and breaks, of which tidy() leaves nothing
-    story = "".join(tidy(part) or part for part in parts)
+def instruction(story: str, rng: random.Random) -> dict:
+    """What TinyStories' authors asked for: words, and what the story has."""
     long_words = list(dict.fromkeys(re.findall(r"\b[a-z]{6,}\b", story)))
     words = rng.sample(long_words, min(3, len(long_words)))  # about one story in 60,000 has two
     features = ["Dialogue"] * ('"' in story) + ["MoralValue"] * (" learned that " in story)
     prompt = "Write a short story for a small child. Use the words " + " and ".join(words) + "."
     prompt += " It should teach a lesson." if "MoralValue" in features else ""
+    return {"prompt:": prompt, "words": words, "features": features}
+
+
+def tell(rng: random.Random, language: Language = ENGLISH) -> dict:
+    """A story in the format of TinyStories, and its "bits": a perfect model needs at most so many."""
+    summary, marked, s = compose(rng, language)
+    parts = MARK.sub("", marked).split("¶")  # paragraphs, and breaks, of which tidy() leaves nothing
+    story = "".join(tidy(part, language.space) or part for part in parts)
     return {
         "story": story,
-        "instruction": {"prompt:": prompt, "words": words, "features": features},
-        "summary": tidy(MARK.sub("", expand(summary, s, rng))),
+        "instruction": instruction(story, rng) if language is ENGLISH else {},
+        "summary": tidy(MARK.sub("", expand(summary, s, rng)), language.space),
         "source": "synthetic",
         "bits": round(sum_of_bits(marked, s), 2),
     }
 
 
-def write_shard(seed: int, index: int, num_bytes: int) -> list[dict]:
+def write_shard(seed: int, index: int, num_bytes: int, language: str = "en") -> list[dict]:
     """The stories of one shard, about num_bytes of text: the last one is the first that reaches num_bytes."""
     rng = random.Random(f"{seed}-{index}")
     stories, size = [], 0
     while size < num_bytes:
-        stories.append(tell(rng))
+        stories.append(tell(rng, LANGUAGES[language]))
         size += len(stories[-1]["story"].encode())
     return stories
 
@@ -386,12 +434,13 @@ def limit_bpb(stories: list[dict]) -> float:
     return sum(s["bits"] for s in stories) / sum(len(s["story"].encode()) for s in stories)
 
 
-def write_stories(folder, shards, seed, megabytes, workers, initializer=None):
+def write_stories(folder, shards, seed, megabytes, workers, language="en", initializer=None):
     """
     Fill a folder with data00.json, data01.json, ... of equal size, and corpus.json, which says how well the
     stories of data00.json can be predicted. initializer: what each process of the pool calls first.
     """
-    write = functools.partial(write_shard, seed, num_bytes=int(megabytes * 1e6 / shards))
+    num_bytes = int(megabytes * 1e6 / shards)
+    write = functools.partial(write_shard, seed, num_bytes=num_bytes, language=language)
     with ProcessPoolExecutor(workers, initializer=initializer) as pool:
         written = tqdm(pool.map(write, range(shards)), "synthesize", shards, unit="shard")
         for i, stories in enumerate(written):
@@ -401,5 +450,6 @@ def write_stories(folder, shards, seed, megabytes, workers, initializer=None):
 
 
 if __name__ == "__main__":
-    rng = random.Random(sys.argv[1] if len(sys.argv) > 1 else "0")
-    print("\n\n---\n\n".join(tell(rng)["story"] for _ in range(3)))
+    seed, language = (sys.argv[1:] + ["0", "en"][len(sys.argv) - 1 :])[:2]
+    rng = random.Random(seed)
+    print("\n\n---\n\n".join(tell(rng, LANGUAGES[language])["story"] for _ in range(3)))

@@ -136,7 +136,9 @@ def test_a_save_that_fails_half_way_leaves_the_older_file(trained, tmp_path):
 
 
 @pytest.mark.parametrize("saved", ["last.pt", "ckpt.pt", ""])
-@pytest.mark.parametrize("mode, names", [("synthetic", "output"), ("chat", "output_chat output_chat_sft")])
+@pytest.mark.parametrize(
+    "mode, names", [("synthetic", "output"), ("zh", "output_zh"), ("chat", "output_chat output_chat_sft")]
+)
 def test_the_quick_start_resumes_a_training_that_was_interrupted(tmp_path, mode, names, saved):
     """Its commands only: a virtual environment whose python writes down what it is asked."""
     folders = names.split()

@@ -11,9 +11,21 @@ from types import SimpleNamespace
 import pytest
 
 from configurator import read_json, write_json
-from extras import plot, synthetic_stories
+from extras import plot, story_check_zh, story_plots_zh, synthetic_stories
 from extras.story_check import SEXES, WORD, check_story, longest_copies, unknown_words
-from extras.synthetic_stories import MARK, WORDS, cast, compose, expand, made_up_name, sum_of_bits, tell, tidy
+from extras.synthetic_stories import (
+    CHINESE,
+    MARK,
+    WORDS,
+    cast,
+    chinese_name,
+    compose,
+    expand,
+    made_up_name,
+    sum_of_bits,
+    tell,
+    tidy,
+)
 from tests.fixtures import flags, read_rows, run
 
 pytest_plugins = ["tests.fixtures"]
@@ -244,3 +256,131 @@ def test_the_command_prints_the_table_of_a_file_and_of_a_checkpoint(data, traine
     write_json(f"{tmp_path}/empty.json", [])
     for name, says in (("none", "no file"), ("empty", "has no story")):
         assert says in run("extras.story_check", f"--input_path={tmp_path}/{name}.json", ok=False)[1]
+
+
+# --- the same in Chinese
+
+def test_the_bits_of_a_chinese_story_are_those_that_its_frequency_says(monkeypatch):
+    monkeypatch.setitem(CHINESE.words, "any", ["甲", "乙"])
+    monkeypatch.setitem(CHINESE.words, "name", ["{any}{any2}", "{any}{any}"])
+    tables = "m: n/丙: [丁|戊]/己: 庚 ¶ x/辛/壬/癸"
+    plot = {"together": tables, "story": "{m}{n}{x}¶{hero}{he}，{kind}[a|b]"}
+    heroes = {"girl": ["莉莉"], "boy": ["小明", "小刚"]}
+    small = CHINESE._replace(heroes=heroes, kins=("妈妈",), plots={"{hero}": plot})
+    rng = random.Random(0)
+    bits, counts = {}, Counter()
+    for _ in range(20_000):
+        _, marked, s = compose(rng, small)
+        text = MARK.sub("", marked)
+        hidden = s["cname"] + s["kin"]  # the story does not show them
+        assert not set(MARK.findall(hidden)) & set(MARK.findall(marked))
+        counts[text] += 1
+        bits[text] = sum_of_bits(marked, s)
+    assert sum(2**-b for b in bits.values()) == pytest.approx(1)
+    for text, count in counts.items():
+        expected = 20_000 * 2 ** -bits[text]
+        assert abs(count - expected) < 5 * expected**0.5, text
+
+
+@pytest.fixture(scope="module")
+def chinese_stories():
+    """800 stories as compose() gives them, with the marks and the memory."""
+    rng = random.Random("Chinese stories to check")
+    return [(marked, s) for _, marked, s in (compose(rng, CHINESE) for _ in range(800))]
+
+
+def plain_chinese(marked):
+    return tidy(MARK.sub("", marked).replace("¶", " "), "")
+
+
+def test_chinese_stories_repeat_a_name_and_none_has_a_word_that_is_tried(chinese_stories):
+    texts = [plain_chinese(marked) for marked, _ in chinese_stories]
+    for text, (_, s) in zip(texts, chinese_stories):
+        assert max(text.count(MARK.sub("", s[slot])) for slot in ("kind", "cname")) >= 5, text
+        assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text) and 180 < len(text) < 400
+    assert len(story_plots_zh.KEPT_OUT) >= 40
+    assert not [word for word in story_plots_zh.KEPT_OUT if word in "".join(texts)]
+
+
+@pytest.mark.parametrize("name", story_check_zh.check_story(""))
+def test_the_grammars_own_chinese_stories_have_the_property(name, chinese_stories):
+    verdicts = [story_check_zh.check_story(plain_chinese(marked))[name] for marked, _ in chinese_stories]
+    applies = [verdict for verdict in verdicts if verdict is not None]
+    assert len(applies) > (30 if name == "own name kept" else 600)
+    assert sum(applies) / len(applies) >= 0.995
+
+
+def replace_later(rng, text, word, others):
+    """One of the places where a word stands, but not the first, has another."""
+    matches = list(re.finditer(word, text))[1:]
+    return replace(rng, text, matches, rng.choice([other for other in others if other != word]))
+
+
+def another_chinese_name(slot):
+    def plant(rng, text, s):
+        word = MARK.sub("", s[slot])
+        if slot == "hero":
+            return replace_later(rng, text, word, story_check_zh.SEXES)
+        i = rng.randrange(len(word))
+        swapped = word[:i] + rng.choice("锅驴竹瓷") + word[i + 1 :]
+        new = MARK.sub("", chinese_name({"bits": []}, rng))
+        return replace_later(rng, text, word, [swapped, new, word + "锅", word[:1] if word[1:] else "驴"])
+
+    return plant
+
+
+def another_chinese_thing(rng, text, s):
+    things = sorted(story_check_zh.column("thing"))
+    return replace_later(rng, text, MARK.sub("", s["thing"]), things) if "thing" in s else None
+
+
+def another_chinese_colour(rng, text, s):
+    words = [MARK.sub("", s[slot]) for slot in ("colour", "colour2") if slot in s]
+    words = [word for word in words if len(re.findall(f"{word}的(?![耳小])", text)) > 1]
+    if not words or len(set(words)) < len(words):
+        return None
+    return replace_later(rng, text, f"{rng.choice(words)}的", [f"{c}的" for c in CHINESE.words["colour"]])
+
+
+def cut_off_chinese(rng, text, s):
+    return text[: rng.choice([i for i in range(50, len(text)) if text[i - 1] not in "。！？”"])]
+
+
+def another_chinese_pronoun(rng, text, s):
+    return replace(rng, text, list(re.finditer("[他她](?!们)", text)), "她" if "男" in s["boy"] else "他")
+
+
+def no_chinese_word(rng, text, s):
+    """A character of a long word is another one."""
+    names = "|".join(MARK.sub("", s[slot]) for slot in ("kind", "cname", "hero"))
+    matches = [m for m in re.finditer(r"[^，。！？：“”]{4,}", text) if not re.search(names, m[0])]
+    i = rng.choice(matches).start() + rng.randrange(1, 3)
+    return text[:i] + rng.choice("锅驴竹瓷") + text[i + 1 :]
+
+
+CHINESE_FAULTS = {
+    "ended by itself": cut_off_chinese,
+    "hero keeps the name": another_chinese_name("hero"),
+    "creature's word kept": another_chinese_name("kind"),
+    "own name kept": another_chinese_name("cname"),
+    "pronouns fit the hero": another_chinese_pronoun,
+    "thing keeps its kind": another_chinese_thing,
+    "thing keeps its colour": another_chinese_colour,
+    "every word is one": no_chinese_word,
+}
+
+
+@pytest.mark.parametrize("name", CHINESE_FAULTS)
+def test_a_fault_planted_in_a_chinese_story_is_found(name, chinese_stories):
+    rng = random.Random(name)
+    planted = [CHINESE_FAULTS[name](rng, plain_chinese(marked), s) for marked, s in chinese_stories]
+    found = [story_check_zh.check_story(text)[name] is False for text in planted if text]
+    assert len(found) > (30 if name == "own name kept" else 150)
+    assert sum(found) / len(found) >= 0.95
+
+
+def test_the_command_finds_out_that_stories_are_chinese(tmp_path):
+    rng = random.Random(3)
+    write_json(f"{tmp_path}/stories.json", [{"story": tell(rng, CHINESE)["story"]} for _ in range(20)])
+    out, _ = run("extras.story_check", *flags(input_path=f"{tmp_path}/stories.json", data_dir=tmp_path))
+    assert re.search(r"thing keeps its colour +100\.0%  of \d+\n", out)
