@@ -156,7 +156,7 @@ def test_targets_are_the_inputs_one_token_later(data):
 
 
 def test_with_start_id_a_chunk_begins_with_a_story_and_a_story_cut_off_does_not_count(data):
-    shards = {"max_seq_len": 512, "vocab_size": 512, "vocab_source": "custom", "data_dir": data, "start_id": 1}
+    shards = {"max_seq_len": 512, "vocab_size": 512, "vocab_source": f"{data}/tok512", "start_id": 1}
     for split, counts_all in (("train", True), ("val", False)):
         chunks = PretokDataset(split, **shards)
         aligned = 0

@@ -41,8 +41,8 @@ import numpy as np
 import torch
 
 from configurator import InputError, override
-from extras import story_check_zh
-from extras.story_plots import PLOTS, TRIED
+from extras import story_check_zh, story_plots
+from extras.story_plots import PLOTS
 from extras.synthetic_stories import BOYS, GIRLS, KINS, PRONOUNS, WORDS, tidy
 from sample import TextGenerator
 from tinystories import STORIES, read_texts
@@ -60,6 +60,7 @@ HEROES = ("Lily", "Tom", "Mia", "Ben")
 CREATURES = ("Shoggoth", "Brindlewump", "Mizzlefrock", "Quandooster")
 MEETING = "One day, {hero} met a {creature}"
 PLACE = " in the garden."
+TRIED = story_plots.TRIED
 
 # --------------------------------------------------------------------------------------------------------
 # The grammar's words.
