@@ -96,24 +96,27 @@ if [ "${device%% *}" = cuda ]; then
     small=False
 else
     vocab=2048
-    size=(--dim=64 --n_layers=4 --n_heads=4 --n_kv_heads=4 --batch_size=8 --gradient_accumulation_steps=1)
-    length=(--max_iters=4000 --warmup_iters=20 --eval_interval=1000 --eval_iters=20 --log_interval=10)
-    learning_rate=1.4e-2 # smaller models take larger steps
+    size=(--dim=96 --n_layers=4 --n_heads=3 --n_kv_heads=3 --batch_size=8 --gradient_accumulation_steps=1)
+    length=(--max_iters=3000 --warmup_iters=20 --eval_interval=1000 --eval_iters=20 --log_interval=10)
+    learning_rate=1e-2 # smaller models take larger steps
     megabytes=30 # read less than once
     small=True
     if [ "$mode" = tinystories ]; then # they have more words, plots and turns: a larger model
         size=(--dim=192 --n_layers=4 --n_heads=6 --n_kv_heads=6 --batch_size=16 --gradient_accumulation_steps=1)
         length=(--max_iters=1000 --warmup_iters=20 --eval_interval=250 --eval_iters=20 --log_interval=10)
-        learning_rate=1e-2
     fi
 fi
 recipe=(--optimizer=muon --learning_rate=$learning_rate --schedule=wsd)
+if [ "$mode" != tinystories ]; then # one story fits a sequence, and its end refers to its beginning
+    recipe+=(--whole_stories=True)
+fi
 
 # 3. Stories, a tokenizer, ids
 prompt="One day, Lily met a Shoggoth"
 beginning="Once upon a time"
 if [ "$mode" = synthetic ]; then
     data=data out=output
+    vocab=1024 # the names of the stories are put together from the pieces of such a vocabulary
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --megabytes=$megabytes --data_dir=$data
 elif [ "$mode" = zh ]; then
     data=data_zh out=output_zh
