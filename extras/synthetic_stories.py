@@ -10,9 +10,9 @@ data. The same (seed, shards, megabytes) gives the same files on every machine.
 
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
-together from syllables and seldom comes twice. Such names cannot be learned by heart: to write "the
-Brindlewump" again, a model must learn to look back and copy. That is what lets it continue the prompt "One
-day, Lily met a Shoggoth" about the Shoggoth, a word that is kept out of these stories.
+together from syllables, letters or pieces of words, and seldom comes twice. Such names cannot be learned by
+heart: to write "the Brindlewump" again, a model must learn to look back and copy. That is what lets it
+continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a word that no story has.
 
 All that is random in a story is a choice whose probability is known. So we know, too, how well the stories
 can be predicted at best: see the limit, below.
@@ -40,7 +40,7 @@ from extras.story_plots import PLOTS, TRIED
 # The limit. A perfect model needs -log2 P bits for a story of probability P. A choice of probability p costs
 # -log2 p bits, and the bits of the choices that made a story add up to those of the story. Two things make
 # the sum a little too high, so it bounds P from below and the entropy from above: several choices may give
-# the same text, and names that were rejected leave their probability to the others (0.24 bits per name).
+# the same text, and names that were rejected leave their probability to the others (0.28 bits per name).
 #
 # Not every choice shows in the story: of "[a [big|small] tear|nothing]" both are made, and "nothing" hides
 # the first. So a choice leaves a mark after its text, a character that Unicode keeps for private use, and
@@ -180,7 +180,8 @@ def made_up_name(s: dict, rng: random.Random) -> str:
         way = rng.choice(WAYS)
         marked = way(s, rng) + mark(WAYS.count(way) / len(WAYS), s)
         name = MARK.sub("", marked).capitalize()
-        if 4 <= len(name) <= 12 and not UNWANTED.search(name.lower()) and name not in TRIED:
+        fits = 4 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
+        if fits and name not in TRIED and not UNWANTED.search(name.lower()):
             return name + "".join(MARK.findall(marked))
 
 
