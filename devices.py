@@ -101,12 +101,10 @@ def try_compile(model, choice: str, device: str):
         error = "on a CPU without bfloat16 arithmetic it gains nothing"
     else:
         error = compile_error(device)
-    if not error:
-        return torch.compile(model)
-    if choice == "true":
+    if error and choice == "true":
         raise InputError(f"torch.compile does not work here: {error}")
-    print0(f"not compiling: {error}")
-    return model
+    print0(f"not compiling: {error}" if error else "compiling: the first step takes up to two minutes")
+    return model if error else torch.compile(model)
 
 
 def init_distributed(device: str):

@@ -319,8 +319,8 @@ class Transformer(nn.Module):
         self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_ids=(), generator=None
     ):
         """
-        Continue idx (B, T). Yields the new ids (B,) of each step, until there are max_new_tokens or every row
-        has produced one of stop_ids; a row that has stopped repeats its stop id.
+        Continue idx (B, T). Yields a list of the B new ids of each step, until there are max_new_tokens or
+        every row has produced one of stop_ids; a row that has stopped repeats its stop id.
 
         With the keys and values of earlier positions cached, a step computes one position instead of T. When
         the context (max_seq_len) is full, the newer half is read again from position 0.
@@ -341,15 +341,15 @@ class Transformer(nn.Module):
             pos = torch.full((1,), idx.shape[1], device=idx.device)  # of the new token
             new = torch.where(stopped, new, sample_next_token(logits, temperature, top_k, top_p, generator))
             stopped = stopped | torch.isin(new, stops)
-            yield new
-            if stopped.all():
+            yield (ids := new.tolist())  # waits for the device, once a token
+            if set(ids) <= set(stop_ids):
                 return
             idx = torch.cat((idx, new[:, None]), dim=1)
 
     def generate(self, idx, max_new_tokens, *args, **kwargs):
         """idx (B, T) -> (B, T + new); the arguments are those of generate_stream."""
         new = list(self.generate_stream(idx, max_new_tokens, *args, **kwargs))
-        return torch.cat((idx, *(ids[:, None] for ids in new)), dim=1)
+        return torch.cat((idx, idx.new_tensor(new).reshape(-1, len(idx)).T), dim=1)
 
 
 def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=None):

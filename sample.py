@@ -86,7 +86,7 @@ class TextGenerator:
         """Continue a list of ids; yields the num_samples new ids of each step, as a list."""
         idx = torch.tensor([ids] * num_samples, device=self.device)  # (B, T)
         settings = (max_new_tokens, temperature, top_k, top_p, self.stop_ids, self.generator)
-        yield from (new.tolist() for new in self.model.generate_stream(idx, *settings))
+        yield from self.model.generate_stream(idx, *settings)
 
     def sample(self, start="Hello!", num_samples=3, *settings, **named_settings):
         """num_samples texts that begin with `start`, written as one batch; for the settings see stream."""

@@ -98,7 +98,7 @@ def copying_head(path, prompt, name):
     pieces, ids = tok.encode(name), tok.encode(prompt, bos=True)
     first = len(ids) - len(pieces)
     for (new,) in model.generate_stream(torch.tensor([ids]), 30, temperature=0):
-        ids.append(int(new))
+        ids.append(new)
         if ids[-len(pieces) :] == pieces:
             break
     else:
@@ -120,7 +120,7 @@ def seconds_a_token(path, runs):
         idx, times, began = torch.tensor([[tok.bos_id]]), [], time.perf_counter()
         for new in model.generate_stream(idx, model.args.max_seq_len, temperature=0):
             times.append(time.perf_counter() - began)
-            idx, began = torch.cat((idx, new[:, None]), dim=1), time.perf_counter()
+            idx, began = torch.cat((idx, torch.tensor([new])), dim=1), time.perf_counter()
         kept.append(times)
         again.append([_seconds(model, idx[:, :t]) for t in range(1, idx.shape[1])])
     return [[min(times) for times in zip(*all_runs)] for all_runs in (kept, again)]

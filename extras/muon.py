@@ -80,19 +80,19 @@ class MuonAdamW(torch.optim.AdamW):
         shapes = {}
         for p in group["params"]:
             if p.grad is not None:
+                if not self.state[p]:  # AdamW, which loads the state, expects a "step" in each
+                    self.state[p] = {"step": torch.zeros(()), "momentum_buffer": torch.zeros_like(p.grad)}
                 shapes.setdefault(p.shape, []).append(p)
         for (rows, columns), ps in shapes.items():
-            updates = []
-            for p in ps:
-                if not self.state[p]:
-                    # AdamW, which loads the state, expects a "step" in each
-                    self.state[p] = {"step": torch.zeros(()), "momentum_buffer": torch.zeros_like(p.grad)}
-                average = self.state[p]["momentum_buffer"]
-                grad = torch.where(skip, average, p.grad)  # the average stays as it is
-                average.lerp_(grad, 1 - self.momentum)
-                updates.append(grad.lerp(average, self.momentum))  # Nesterov: look one step ahead
+            # All matrices of a shape as one tensor (N, rows, columns): a kernel for all takes one launch.
+            averages = [self.state[p]["momentum_buffer"] for p in ps]
+            average = torch.stack(averages)
+            grad = torch.where(skip, average, torch.stack([p.grad for p in ps]))  # the average stays as it is
+            average.lerp_(grad, 1 - self.momentum)
+            torch._foreach_copy_(averages, average.unbind())
+            update = grad.lerp(average, self.momentum)  # Nesterov: look one step ahead
             scale = 0.2 * max(rows, columns) ** 0.5  # entries of U V^T: 1 / sqrt(its longer side)
-            for p, update in zip(ps, self.orthogonalize(torch.stack(updates), self.dtype)):
-                new = p.mul(1 - group["lr"] * group["weight_decay"])
-                new.add_(update.to(p.dtype), alpha=-group["lr"] * scale)
-                p.copy_(torch.where(skip, p, new))
+            old = torch.stack(ps)
+            new = old.mul(1 - group["lr"] * group["weight_decay"])
+            new.add_(self.orthogonalize(update, self.dtype).to(old.dtype), alpha=-group["lr"] * scale)
+            torch._foreach_copy_(ps, torch.where(skip, old, new).unbind())
