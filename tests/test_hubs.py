@@ -15,7 +15,7 @@ import pytest
 import tinystories
 from configurator import InputError
 from prepare_data import BELLE, SEQ_MONKEY
-from tests.fixtures import SMALL, flags, run_here
+from tests.fixtures import SMALL, flags, prepare, read_rows, run_here
 
 ARCHIVE = f"{SEQ_MONKEY}.tar.bz2"
 VALID = "TinyStoriesV2-GPT4-valid.txt"
@@ -74,6 +74,22 @@ def corpora():
         info.size = len(lines)
         tar.addfile(info, io.BytesIO(lines))
     return {ARCHIVE: raw.getvalue(), BELLE: lines}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_part_of_a_corpus_is_read_as_a_stream(corpora, tmp_path, packed):
+    path, data = tmp_path / (ARCHIVE if packed else BELLE), corpora[ARCHIVE if packed else BELLE]
+    lines = corpora[BELLE].splitlines()
+    path.write_bytes(data)
+    prepare("pretrain", path, tmp_path / "all.jsonl")
+    path.write_bytes(data[: len(data) // 2])  # a download that was cut off
+    prepare("pretrain", path, tmp_path / "part.jsonl", "--lines=50")
+    for name, count in (("all", 2000), ("part", 50)):
+        assert read_rows(tmp_path / f"{name}.jsonl") == [*map(json.loads, lines[:count])]
+    if packed:
+        with pytest.raises(InputError, match="bz2 cannot be read to its end"):
+            prepare("pretrain", path, tmp_path / "half.jsonl")
+        assert not list(tmp_path.glob("half*"))
 
 
 def test_lines_ends_a_download(hub, corpora, tmp_path, capsys):
