@@ -25,7 +25,7 @@ FILES = {  # a file: {a hub that has it: the data set there}
 
 
 def download_file(name, folder, hub):
-    """Get a file completely; its path. The packages of the hubs do it: they resume what was cut off."""
+    """Get a file completely, with the hub's package; its path."""
 
     def get(hub, repo):
         if hub == "modelscope":
