@@ -9,8 +9,8 @@ Prepares the Chinese data: from two corpora to shards of token ids, one command 
     python prepare_data.py pretokenize      the ids of the chunks           -> data/seq_monkey/
     python prepare_data.py pretokenize_sft  ids and masks of the messages   -> data/belle_sft/
 
---input_path and --output_path name other files; pretrain --lines=50000 takes a part of the archive, without
-unpacking the rest. Then pretrain and fine-tune:
+--input_path and --output_path name other files; --lines=50000 takes a part: download then stops there, and
+pretrain unpacks no more. Then pretrain and fine-tune:
 
     python train.py --vocab_source=data/seq_monkey
     python train.py --vocab_source=data/belle_sft --init_from=output/ckpt.pt --out_dir=output_sft
@@ -37,9 +37,9 @@ import tarfile
 import numpy as np
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, cpu_count, import_optional, override
+from configurator import InputError, atomic_write, cpu_count, override
 from reader import JSON_ENDINGS, get_text, parse, read_values
-from tinystories import CHAT_START, download_from_hub, encode_documents, write_shards
+from tinystories import CHAT_START, encode_documents, write_shards
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
@@ -47,7 +47,8 @@ input_path = ""  # what to read; if empty, the file named above
 encoding = "utf-8"  # pretrain, sft: of what is read: utf-8, gb18030, utf-16, ...
 text_key = "text"  # pretrain: the field that holds the text
 output_path = ""  # what to write; if empty, the file or folder named above
-lines = 0  # at least 0: pretrain, sft: take this many lines and stop; 0: all
+lines = 0  # at least 0: download, pretrain, sft: take this many lines and stop; 0: all
+hub = "huggingface"  # huggingface | modelscope: download: which to ask first, before the other
 tokenizer = "tokenizer_k"  # pretokenize, pretokenize_sft: the folder of the tokenizer
 max_seq_len = 512  # at least 1: pretokenize_sft: tokens of a row; a row is one training sequence
 show = 0  # at least 0: pretokenize_sft: first print so many chats, token by token, with what is learned
@@ -97,15 +98,12 @@ def io_paths(command):
 
 
 def download():
-    """download BELLE and seq-monkey"""
-    try:
-        print(f"downloaded {download_from_hub('BelleGroup/train_3.5M_CN', BELLE, data_dir)}")
-    finally:  # from another hub, which may answer where the first does not
-        import_optional("modelscope", "the download of seq-monkey")
-        from modelscope.hub.file_download import dataset_file_download
+    """download seq-monkey and BELLE; with --lines so many lines of each, without the rest"""
+    from extras.hubs import download_file, download_lines
 
-        path = dataset_file_download("ddzhu123/seq-monkey", f"{SEQ_MONKEY}.tar.bz2", local_dir=data_dir)
-        print(f"downloaded {path}")
+    for name, unpack in ((f"{SEQ_MONKEY}.tar.bz2", read_archive), (BELLE, iter)):
+        part = download_lines(name, data_dir, hub, lines, unpack) if lines else ""
+        print(f"downloaded {part or download_file(name, data_dir, hub)}")
 
 
 def synthesize():
@@ -233,10 +231,11 @@ def convert_jsonl(command, convert):
     """Write a .jsonl of the values that convert makes of each value that is read."""
     source, target = io_paths(command)
     print(f"reading {source}")
-    archive = read_archive(source) if source.lower().endswith(".tar.bz2") else None
+    archive = source.lower().endswith(".tar.bz2")
     if archive and encoding != "utf-8":
         raise InputError(f"--encoding={encoding}: an archive is read as UTF-8; unpack {source} first")
-    converted = read_values(source, convert, limit=lines or None, encoding=encoding, lines=archive)
+    unpacked = (line.decode("utf-8", "surrogateescape") for line in read_archive(source)) if archive else None
+    converted = read_values(source, convert, limit=lines or None, encoding=encoding, lines=unpacked)
     write_jsonl(target, itertools.chain.from_iterable(tqdm(converted, "read", unit=" values")))
 
 
@@ -253,15 +252,14 @@ def write_jsonl(path, values):
 
 
 def read_archive(path):
-    """The lines of the JSON files in a .tar.bz2, without unpacking it."""
+    """The lines of the JSON files in a .tar.bz2, a path or a stream, as bytes. Nothing is unpacked."""
     try:
         with tarfile.open(fileobj=bz2.open(path), mode="r|") as tar:
             for member in tar:
                 if member.isfile() and member.name.lower().endswith(JSON_ENDINGS):
-                    for line in tar.extractfile(member):
-                        yield line.decode("utf-8", "surrogateescape")
+                    yield from tar.extractfile(member)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"{path} cannot be read to its end: {error}") from None
+        raise InputError(f"{getattr(path, 'url', path)} cannot be read to its end: {error}") from None
 
 
 def read_texts_from_jsonl(path, start=0, end=None):

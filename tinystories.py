@@ -25,7 +25,6 @@ import tarfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
-import huggingface_hub  # comes with tokenizers
 import numpy as np
 import sentencepiece
 import torch
@@ -43,6 +42,7 @@ input_path = ""  # a text of your own to make stories of, .txt, .jsonl or .json:
 text_key = "text"  # the field of that .jsonl or .json that holds the text
 encoding = "utf-8"  # of that text: utf-8, gb18030, utf-16, ...
 small = False  # download: only the 22.5 MB
+hub = "huggingface"  # huggingface | modelscope: download: which to ask first, before the other
 num_shards = 10  # at least 1: train_vocab: how many shards to learn from, beginning with data01
 megabytes = 20.0  # above 0: synthesize: how much
 language = "en"  # en | zh: synthesize: of the stories
@@ -63,9 +63,11 @@ open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
 def download():
     """fetch TinyStories (--small: 22.5 MB of it)"""
+    from extras.hubs import download_file
+
     name = "TinyStoriesV2-GPT4-valid.txt" if small else f"{STORIES}.tar.gz"
     with new_stories() as folder:
-        path = download_from_hub("roneneldan/TinyStories", name, data_dir)
+        path = download_file(name, data_dir, hub)
         if not small:
             return unpack(path, folder)
         stories = [{"story": text.strip(), "source": "GPT-4"} for text in read_values(path, get_text)]
@@ -86,14 +88,6 @@ def unpack(path, folder):
                 raise tarfile.TarError("it holds no stories")
     except Exception as error:  # of tarfile, zlib and the disk
         raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
-
-
-def download_from_hub(repo, name, folder):
-    """Get a file of a dataset from the Hugging Face hub, or the mirror that HF_ENDPOINT names; its path."""
-    try:
-        return huggingface_hub.hf_hub_download(repo, name, repo_type="dataset", local_dir=folder)
-    except Exception as error:  # the hub, the connection and the disk each have errors of their own
-        raise InputError(f"could not download {name} of {repo}: {first_line(error)}") from None
 
 
 def synthesize():

@@ -133,7 +133,7 @@ def print_cards():
             row = f"  {gigabytes:>2} GB, {card:9} {batch:6} "
             sizes = [(fixed + batch * size) / 1e9 for size in (per_sequence, compiled)]
             hours = tokens * model.estimate_mfu(1, peak) / utilisation / 3600
-            numbers = f"{sizes[0]:9.1f} {sizes[1]:9.1f} {hours:8.2f}"
+            numbers = f"{sizes[0]:9.1f} {sizes[1]:9.1f} {hours:8.3g}"
             print(row + (f"{sequences // batch:13} {numbers}" if batch else "does not fit"))
 
 

@@ -10,9 +10,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from devices import autocast, find_dtype
 from extras import bench
-from extras.memory import memory
+from extras.memory import memory, print_cards
 from model import ModelArgs, Transformer, attend
-from tests.fixtures import flags, run
+from tests.fixtures import HERE, flags, run
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -91,6 +91,14 @@ def test_memory_prints_a_table_whose_total_is_the_sum():
     hours = {(card, batch, accumulation): float(time) for card, batch, accumulation, time in cards}
     flops = 6 * 80_235_264 + 12 * 12 * 768 * 512  # per token
     assert hours["RTX 4090", "64", "8"] == pytest.approx(20 * 80_235_264 * flops / 165e12 / 0.3 / 3600, 0.01)
+
+
+def test_the_tutorials_reader_has_the_table_of_cards(capsys):
+    print_cards()
+    cards = r"(?m)^ +\d+ GB, .+? +(\d+) +(\d+) +([\d.]+) +[\d.]+ +([\d.]+)$"
+    with open(f"{HERE}/docs/tutorial.zh.md", encoding="utf-8") as f:
+        cells = re.findall("(\\d+) × (\\d+)；([\\d.]+) GB；([\\d.]+) 小时", f.read())
+    assert cells == re.findall(cards, capsys.readouterr().out) and len(cells) == 4 * 5
 
 
 def test_a_way_that_runs_out_of_memory_has_a_row_and_the_next_one_runs(monkeypatch, capsys):

@@ -1,12 +1,10 @@
 """What the course only mentions: synthetic stories, texts of one's own, broken lines, Muon."""
 
 import copy
-import json
 import math
 import os
 import re
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -43,29 +41,6 @@ def test_synthetic_stories_repeat_themselves_and_hold_names_to_copy():
     for words in (re.findall(r"\w+", s["story"]) for s in one):
         copied += any(w[0].isupper() and w not in known and words.count(w) >= 3 for w in set(words))
     assert copied > len(one) / 2  # repeat a name that 6,000 other stories do not have
-
-
-def test_without_a_network_training_begins_with_synthetic_stories(tmp_path, monkeypatch, capsys):
-    def no_network(*args, **kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
-    options = flags(data_dir=tmp_path, vocab_size=400, megabytes=0.3)
-    run_here("tinystories.py", "pretokenize", *options)
-    said = capsys.readouterr().out
-    assert "no network" in said and "SYNTHETIC stories" in said
-    run_here("train.py", *SMALL, *options[:2], *flags(out_dir=tmp_path / "out", max_iters=1, eval_iters=1))
-    assert os.path.exists(tmp_path / "out" / "last.pt")
-
-
-def test_small_has_every_story_of_its_file(tmp_path, monkeypatch):
-    stories = [f"Story {n}.\n\nIt has two paragraphs." for n in range(230)]
-    (tmp_path / "valid.txt").write_text("\n<|endoftext|>\n".join(stories) + "\n<|endoftext|>\n")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(tmp_path / "valid.txt"))
-    run_here("tinystories.py", "download", "--small", f"--data_dir={tmp_path}")
-    files = [json.loads(p.read_text()) for p in (tmp_path / "TinyStories_all_data").glob("data*.json")]
-    assert len(files) == 50 and {len(file) for file in files} == {4, 5}
-    assert sorted(item["story"] for file in files for item in file) == sorted(stories)
 
 
 def test_a_text_of_ones_own_becomes_stories_and_shards(tmp_path):

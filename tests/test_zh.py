@@ -1,13 +1,11 @@
 """The Chinese track: texts come back, digits are tokens, sums are right, the exam is held out."""
 
-import bz2
 import io
 import itertools
 import json
 import random
 import re
 import sys
-import tarfile
 
 import pytest
 import tokenizers
@@ -27,8 +25,8 @@ from tokenizer import Tokenizer
 
 # isort: off
 from tests.fixtures import (
-    END, SHARED, START, ZH, assistant, dataset, flags, needs_shared, prepare, random_checkpoint, read_rows,
-    run, run_here, small_model, system, user, write_rows,
+    END, HERE, SHARED, START, ZH, assistant, dataset, flags, needs_shared, prepare, random_checkpoint,
+    read_rows, run, run_here, small_model, system, user, write_rows,
 )  # fmt: skip
 
 
@@ -130,32 +128,6 @@ def test_llama_cpps_rules_give_the_same_ids_unless_nfkc_warns(zh, tok, sum_data,
 
 
 # --- the corpora
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_part_of_the_archive_is_read_as_a_stream(tmp_path, packed):
-    rng = random.Random(0)
-    texts = ["".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(400)) for _ in range(3000)]
-    lines = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
-    path = tmp_path / ("corpus.jsonl.tar.bz2" if packed else "corpus.jsonl")
-    if packed:
-        raw = io.BytesIO()
-        with tarfile.open(fileobj=raw, mode="w") as tar:
-            info = tarfile.TarInfo("folder/corpus.jsonl")
-            info.size = len(lines)
-            tar.addfile(info, io.BytesIO(lines))
-        lines = bz2.compress(raw.getvalue())
-        path.write_bytes(lines)
-        prepare("pretrain", path, tmp_path / "all.jsonl")
-        assert [row["text"] for row in read_rows(tmp_path / "all.jsonl")] == texts
-        lines = lines[: len(lines) // 2]  # a download that was cut off
-        path.write_bytes(lines)
-        with pytest.raises(InputError, match="bz2 cannot be read to its end"):
-            prepare("pretrain", path, tmp_path / "half.jsonl")
-        assert not list(tmp_path.glob("half*"))
-    path.write_bytes(lines)
-    prepare("pretrain", path, tmp_path / "part.jsonl", "--lines=50")
-    assert [row["text"] for row in read_rows(tmp_path / "part.jsonl")] == texts[:50]
 
 
 def value_of(numeral):
@@ -453,6 +425,34 @@ def test_happy_llms_checkpoint_and_a_strangers_tokenizer_go_all_the_way(zh, tmp_
 
 
 # --- the tutorial's reader
+
+SHAPE = flags(dim=64, n_layers=1)
+STEPS = flags(max_iters=2, eval_interval=2, eval_iters=1, warmup_iters=1, batch_size=2, device="cpu")
+TOY = {  # a word of a command: options that make the command small; of two that are the same the last counts
+    "synthesize": flags(num_texts=400, num_chats=600),
+    "train_tokenizer.py": flags(vocab_size=400),
+    "pretokenize": flags(workers=1),
+    "pretokenize_sft": flags(workers=1),
+    "train.py": [*STEPS, *flags(gradient_accumulation_steps=1, compile="false")],
+    "--dim=1024": SHAPE,
+    "sample.py": flags(max_new_tokens=8),
+}
+
+
+def test_each_command_for_todays_chapter_runs_at_toy_size(tmp_path, monkeypatch, capsys):
+    with open(f"{HERE}/docs/tutorial.zh.md", encoding="utf-8") as f:
+        table = re.search(r"(?s)\n## 现行版.*?\n(\|.*?)\n\n", f.read()).group(1)
+    table = table.replace("py download", "py synthesize").replace("-m extras.memory", "extras/memory.py")
+    commands = [command.split() for command in re.findall("`python ([^`]+)`", table)]
+    monkeypatch.chdir(tmp_path)
+    for script, *words in commands:
+        if "--tokenizer=tokenizer_k" in words:  # with weights alone, as the tutorial saves them
+            torch.save(torch.load("output_215m/ckpt.pt")["model"], "pretrain_1024_18_6144.pth")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("你好\n".encode())))
+        toy = itertools.chain.from_iterable(TOY.get(word, ()) for word in (script, *words))
+        run_here(script, *words, *toy)
+    said = capsys.readouterr().out
+    assert len(commands) == 13 and said.count("finished: 2 steps") == 2 and said.count("北京大学是") >= 2
 
 
 def test_the_default_model_is_the_tutorials():
