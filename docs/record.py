@@ -36,6 +36,7 @@ seed = 1337  # of the page: it decides which story is written
 HERE = os.path.dirname(os.path.abspath(__file__))
 WIDTH, HEIGHT = 960, 690  # the part of the page that is recorded, in its own pixels
 SHOWN = 800  # how wide the picture is: as a README on GitHub
+TOP = "scrollTo(0, $('prompt_row').offsetTop - 56); $('chips').scrollTop = 0"
 CAPTION = "position:fixed; top:0; left:0; width:100%; padding:9px 20px; font:600 20px/28px var(--sans); "
 CAPTION += "background:var(--ink); color:var(--paper); z-index:1"
 COLOURS = 160  # of a picture; more make it larger
@@ -110,7 +111,7 @@ class Recorder:
     def open(self, path, caption):
         self.driver.get(f"file://{path}")
         self.wait("document.documentElement.dataset.ready")
-        self.do(f"$('seed').value = {seed}; scrollTo(0, $('prompt_row').offsetTop - 56)")
+        self.do(f"$('seed').value = {seed}; {TOP}")
         self.do("document.body.append(globalThis.caption = element('div'))")
         self.do(f"caption.style.cssText = '{CAPTION}'")
         self.say(caption)
@@ -151,7 +152,7 @@ class Recorder:
         them has to be copied."""
         for i in self.driver.execute_script(FOLLOWED, name):
             self.do(f"chips[{i}].node.click()")
-            self.do("$('chips').scrollTop = 0")
+            self.do(TOP)
             self.take(milliseconds)
 
 
@@ -167,11 +168,11 @@ def record(language, before, after):
     recorder.write(400, 75, every=2)
     recorder.take(1500)
     recorder.say(words["copy"])
-    recorder.do("$('tab_look').click(); $('chips').scrollTop = 0")
+    recorder.do(f"$('tab_look').click(); {TOP}")
     recorder.take(700)
     recorder.do("$('find').click()")
     recorder.wait("document.querySelectorAll('#heads button').length")
-    recorder.do("$('chips').scrollTop = 0")
+    recorder.do(TOP)
     recorder.take(2000)
     recorder.follow(words["name"], 1300)
     recorder.driver.quit()

@@ -102,7 +102,7 @@ def test_the_first_page_leads_to_the_demos_and_the_course(browser, server):
     browser.show_on(390)
     browser.driver.get(f"http://127.0.0.1:{server.server_port}/a/folder/")
     links = browser.all("nav a", "pathname")
-    assert links == [f"/a/folder/{name}" for name in ("demo.html", "demo.zh.html", "course.md", "course.zh.md")]
+    assert links == [f"/a/folder/{name}" for name in (*NAMES, "course.md", "course.zh.md")]
     assert all((DOCS / path.split("/")[-1]).exists() for path in links)
     assert browser.do("return document.images[0].naturalWidth") == 800
     assert browser.do("return document.documentElement.scrollWidth") <= 390

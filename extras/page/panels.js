@@ -146,6 +146,7 @@ async function find_heads() {
       $("layer").value = layer;
       $("head").value = head;
       select(example);
+      chips[example].node.scrollIntoView({ block: "end" }); // what it looks at stands before it
     });
     return button;
   });
