@@ -89,7 +89,7 @@ FOLLOWED = """
 class Recorder:
     """A browser without a window, and the pictures taken of it so far."""
 
-    def __init__(self, language):
+    def __init__(self):
         webdriver = import_optional("selenium.webdriver", "a recording")
         driver = shutil.which("chromedriver")
         browser = shutil.which("chromium") or shutil.which("google-chrome")
@@ -97,9 +97,8 @@ class Recorder:
             raise InputError("there is no chromium or no chromedriver: apt install chromium chromium-driver")
         options = webdriver.ChromeOptions()
         options.binary_location = browser
-        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", "--lang=en-US"):
             options.add_argument(argument)
-        options.add_argument(f"--lang={language}")
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         screen = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": SHOWN / WIDTH, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
@@ -158,7 +157,7 @@ class Recorder:
 
 def record(language, before, after):
     words = LANGUAGES[language]
-    recorder = Recorder(language)
+    recorder = Recorder()
     recorder.open(before, words["before"])
     recorder.take(1000)
     recorder.write(30, 80)

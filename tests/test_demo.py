@@ -64,6 +64,7 @@ def test_the_model_tells_of_a_name_that_it_has_never_seen(browser, server, page,
     url = f"http://127.0.0.1:{server.server_port}/a/folder/{page}" if served else (DOCS / page).as_uri()
     open_page(browser, url)
     assert browser.do("return $('prompt').value").count(name) == 1
+    assert browser.do("return document.documentElement.lang") == ("zh" if ".zh." in page else "en")
     browser.set(speed=0)
     browser.find("#play").click()
     browser.wait("!state.playing && state.ids.length > 50 && has_ended()")
