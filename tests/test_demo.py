@@ -60,7 +60,9 @@ def open_page(browser, url):
 @pytest.mark.parametrize("page, name", NAMES.items())
 @pytest.mark.parametrize("width, scheme, served", [(1280, "light", False), (390, "dark", True)])
 def test_the_model_tells_of_a_name_that_it_has_never_seen(browser, server, page, name, width, scheme, served):
-    browser.show_on(width, **{"color-scheme": scheme})
+    browser.show_on(width)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.cdp("Emulation.setEmulatedMedia", {"features": features})
     url = f"http://127.0.0.1:{server.server_port}/a/folder/{page}" if served else (DOCS / page).as_uri()
     open_page(browser, url)
     assert browser.do("return $('prompt').value").count(name) == 1
