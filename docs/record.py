@@ -23,10 +23,12 @@ import tempfile
 import time
 
 import torch
+from PIL import Image
+from selenium import webdriver
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the course's own files
 
-from configurator import InputError, import_optional, override
+from configurator import InputError, override
 from model import ModelArgs, Transformer, load_checkpoint
 
 english = "output/ckpt.pt"  # a checkpoint that holds its tokenizer; '' makes no English page
@@ -90,7 +92,6 @@ class Recorder:
     """A browser without a window, and the pictures taken of it so far."""
 
     def __init__(self):
-        webdriver = import_optional("selenium.webdriver", "a recording")
         driver = shutil.which("chromedriver")
         browser = shutil.which("chromium") or shutil.which("google-chrome")
         if not (browser and driver):
@@ -180,14 +181,13 @@ def record(language, before, after):
 
 def save(pictures, path):
     """The pictures as one that moves. All have the same colours, so that only what changes is stored."""
-    image = import_optional("PIL.Image", "the moving picture")
-    frames = [image.open(io.BytesIO(png)).convert("RGB") for png, _ in pictures]
+    frames = [Image.open(io.BytesIO(png)).convert("RGB") for png, _ in pictures]
     some = [frames[0], *frames[30::30], frames[-1]]
-    common = image.new("RGB", (frames[0].width, len(some) * frames[0].height))
+    common = Image.new("RGB", (frames[0].width, len(some) * frames[0].height))
     for n, frame in enumerate(some):
         common.paste(frame, (0, n * frame.height))
     palette = common.quantize(COLOURS)
-    frames = [frame.quantize(palette=palette, dither=image.Dither.NONE) for frame in frames]
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds for _, milliseconds in pictures]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
     size = os.path.getsize(path)
