@@ -49,7 +49,7 @@ LANGUAGES = {
         "picture": "shoggoth.gif",
         "prompt": "One day, Lily met a Shoggoth",
         "name": "Shoggoth",
-        "before": "Before training: every token is as likely as any other",
+        "before": "Before training: every token is about as likely as any other",
         "after": "After training, on stories in which there is no Shoggoth",
         "copy": "How it copies the name: this attention head looks at what followed last time",
     },
