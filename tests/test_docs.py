@@ -107,9 +107,9 @@ def test_a_link_to_a_chapter_leads_to_its_heading(name):
 
 def test_the_two_first_pages_are_short_and_have_the_same_results():
     results = []
-    for name, heading in zip(PAIRS[0], ("Results", "结果")):
+    for name, heading, most in zip(PAIRS[0], ("Results", "结果"), (150, 170)):
         text = text_of(name)
-        assert len(text.splitlines()) <= 150, name
+        assert len(text.splitlines()) <= most, name
         table = re.search(rf"(?ms)^## {heading}\n.*?^(\|.*?)\n\n", text)[1]
         results.append([set(re.findall(r"\d[\d,.]*", row)) for row in table.splitlines()])
     assert results[0] == results[1]
