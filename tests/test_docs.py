@@ -96,7 +96,26 @@ def test_the_commands_names_and_files_in_a_text_exist(name):
     assert all(os.path.exists(os.path.join(HERE, os.path.dirname(name), link)) for link in links), links
 
 
-@pytest.mark.parametrize("english, chinese", PAIRS)
+@pytest.mark.parametrize("name", DOCS)
+def test_a_link_to_a_chapter_leads_to_its_heading(name):
+    for path, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text_of(name)):
+        target = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
+        headings = re.findall(r"(?m)^#+ (.*)$", re.sub(FENCED, "", text_of(target)))
+        anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+        assert anchor in anchors, (path, anchor)  # made as GitHub makes them
+
+
+def test_the_two_first_pages_are_short_and_have_the_same_results():
+    results = []
+    for name, heading, most in zip(PAIRS[0], ("Results", "结果"), (150, 170)):
+        text = text_of(name)
+        assert len(text.splitlines()) <= most, name
+        table = re.search(rf"(?ms)^## {heading}\n.*?^(\|.*?)\n\n", text)[1]
+        results.append([set(re.findall(r"\d[\d,.]*", row)) for row in table.splitlines()])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS[1:])  # the first pages are no translations
 def test_both_languages_say_the_same(english, chinese):
     assert list(commands_of(english)) == list(commands_of(chinese)) != []
     texts = text_of(english), text_of(chinese)

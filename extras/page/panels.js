@@ -6,7 +6,27 @@ const TABS = ["next", "look", "layers", "text"];
 const BARS = 10; // tokens that have a bar
 
 // -------------------------------------------------------------------------------------------------------
-// "You are the sampler"
+// "You are the sampler", and the game of guessing the next token: the likeliest tokens are shown by their
+// names, without probabilities, until one is clicked
+
+const guess = { version: -1, id: null, likeliest: null, right: 0, all: 0 }; // version: of the text
+const guessing = () => guess.version === state.version && state.selected === null;
+
+async function begin_guess() {
+  pause();
+  state.selected = null;
+  if (guessing()) await enqueue(() => step()); // the model goes on by itself
+  Object.assign(guess, { version: state.version, id: null });
+  show();
+}
+
+function click_bar(id, i) {
+  if (!guessing() || guess.id !== null) return take(id, i);
+  guess.id = id;
+  guess.all++;
+  if (id === guess.likeliest) guess.right++;
+  show();
+}
 
 let instead = { version: -1, i: -1, logits: null }; // for the selected token
 
@@ -24,7 +44,6 @@ async function show_next() {
   const i = state.selected ?? state.ids.length;
   const logits = await logits_to_show();
   if (i !== (state.selected ?? state.ids.length)) return; // it took a while, and the page shows another
-  $("next_help").textContent = say(state.selected === null ? "next_help" : "instead_help");
   for (const name of ["temperature", "top_k", "top_p"]) {
     const value = settings()[name];
     const text = name === "top_k" ? value || say("all") : value.toFixed(2);
@@ -33,14 +52,35 @@ async function show_next() {
   }
   const message = !logits && say(i && i < state.ids.length ? "lost" : "no_logits");
   const rows = logits ? distribution(logits, settings()) : [];
-  const shown = rows.filter(({ id }, rank) => rank < BARS || id === state.ids[i]);
+  const shown = rows.filter(({ id }, rank) => rank < BARS || id === state.ids[i] || is_guess(id));
+  show_guess(rows);
   while ($("bars").children.length > shown.length) $("bars").lastChild.remove();
   while ($("bars").children.length < shown.length) $("bars").append(make_bar());
-  shown.forEach((row, rank) => fill_bar($("bars").children[rank], row, i));
+  const hidden = guessing() && guess.id === null;
+  const names = shown.map(({ id }) => ({ id })).sort((a, b) => (token_name(a.id) < token_name(b.id) ? -1 : 1));
+  (hidden ? names : shown).forEach((row, rank) => fill_bar($("bars").children[rank], row, i));
   const others = rows.filter((row) => !shown.includes(row));
   const sum = (key) => percent(others.reduce((total, row) => total + row[key], 0));
   const values = { count: number(others.length), before: sum("before"), after: sum("after") };
   $("rest").textContent = message || say("rest", values);
+}
+
+const is_guess = (id) => guessing() && id === guess.id;
+
+function show_guess(rows) {
+  $("guess").textContent = say(guessing() ? "guess_again" : "guess");
+  $("guess").disabled = has_ended();
+  if (!guessing()) {
+    $("next_help").textContent = say(state.selected === null ? "next_help" : "instead_help");
+  } else if (guess.id === null) {
+    guess.likeliest = rows[0].id;
+    $("next_help").textContent = say("guess_help");
+  } else {
+    const rank = rows.findIndex(({ id }) => id === guess.id);
+    const { before, after } = rows[rank];
+    const values = { p: percent(after || before), rank: rank + 1, right: guess.right, all: guess.all };
+    $("next_help").textContent = say("guessed", values);
+  }
 }
 
 // The bars stay in the document, so that their lengths move when the sliders do.
@@ -49,19 +89,21 @@ function make_bar() {
   const track = element("span", "track");
   track.append(element("i", "before"), element("i", "after"));
   bar.append(element("span", "token"), track, element("span", "percent"));
-  bar.addEventListener("click", () => take(Number(bar.dataset.id), Number(bar.dataset.i)));
+  bar.addEventListener("click", () => click_bar(Number(bar.dataset.id), Number(bar.dataset.i)));
   return bar;
 }
 
+// Without probabilities, a bar is a token to guess.
 function fill_bar(bar, { id, before, after }, i) {
+  const hidden = before === undefined;
   const [token, track, share] = bar.children;
   token.textContent = token_name(id);
-  track.children[0].style.setProperty("--p", before);
-  track.children[1].style.setProperty("--p", after);
-  share.textContent = percent(after || before);
-  bar.className = `bar${after === 0 ? " cut" : ""}${id === state.ids[i] ? " chosen" : ""}`;
-  const label = `${token_name(id)}: ${percent(before)}, ${after === 0 ? say("cut") : percent(after)}`;
-  bar.setAttribute("aria-label", label);
+  track.children[0].style.setProperty("--p", before ?? 0);
+  track.children[1].style.setProperty("--p", after ?? 0);
+  share.textContent = hidden ? "?" : percent(after || before);
+  bar.className = `bar${after === 0 ? " cut" : ""}${id === state.ids[i] || is_guess(id) ? " chosen" : ""}`;
+  const label = `${token_name(id)}: ${percent(before ?? 0)}, ${after === 0 ? say("cut") : percent(after)}`;
+  bar.setAttribute("aria-label", hidden ? token_name(id) : label);
   Object.assign(bar.dataset, { id, i });
 }
 
@@ -104,6 +146,7 @@ async function find_heads() {
       $("layer").value = layer;
       $("head").value = head;
       select(example);
+      chips[example].node.scrollIntoView({ block: "end" }); // what it looks at stands before it
     });
     return button;
   });
@@ -292,6 +335,7 @@ function listen() {
   $("special").addEventListener("change", (event) => {
     $("chips").classList.toggle("show_special", event.target.checked);
   });
+  $("guess").addEventListener("click", begin_guess);
   $("find").addEventListener("click", find_heads);
   $("measure").addEventListener("click", measure);
   $("language").addEventListener("click", () => {
@@ -318,6 +362,7 @@ async function start() {
   if (config.chat) {
     $("write").prepend($("chips"), document.querySelector(".legend")); // what is typed stands below
     $("special_row").hidden = false;
+    $("lead").hidden = true;
   } else {
     $("prompt").value = config.prompt;
   }

@@ -6,6 +6,9 @@
 const TEXT = {
   en: {
     title: "See it think",
+    lead:
+      "Press Write: it goes on with the story, token by token. Then type a beginning of your own, with " +
+      "any word in it, even one that you have made up.",
     facts:
       "This page holds a whole language model: {parameters} parameters, {layers} layers of {heads} " +
       "attention heads, a vocabulary of {vocab} tokens. It runs in your browser, without a network.",
@@ -59,6 +62,12 @@ const TEXT = {
     next_help: "What may come next. Move the options, or click a token to take it.",
     instead_help:
       "What could have come instead of the selected token. Click one: the text continues from there.",
+    guess: "Guess it yourself",
+    guess_again: "Guess the next one",
+    guess_help: "Which token comes next? Click one; then you see what the model thinks.",
+    guessed:
+      "Your token has {p}, rank {rank}. You have found the likeliest one in {right} of {all} guesses. " +
+      "Click a token to take it.",
     no_logits: "The model has not read anything here yet.",
     lost: "This token has left the model's context.",
     temperature: "temperature",
@@ -103,6 +112,7 @@ const TEXT = {
   },
   zh: {
     title: "看模型怎么想",
+    lead: "点“开始写”，它就一个 token 一个 token 地往下讲。再自己写个开头试试，哪怕里面有你刚编出来的名字。",
     facts:
       "这个网页里装着一个完整的语言模型：{parameters} 个参数，{layers} 层，每层 {heads} 个注意力头，" +
       "词表有 {vocab} 个 token。它直接在你的浏览器里运行，不需要联网。",
@@ -112,7 +122,7 @@ const TEXT = {
     write_section: "文本",
     prompt: "故事的开头",
     message: "你想说的话",
-    controls: "写作",
+    controls: "生成",
     play: "开始写",
     send: "发送",
     resume: "继续",
@@ -141,7 +151,7 @@ const TEXT = {
     detail_id: "id {id}，字节",
     detail_special: "id {id}，特殊 token",
     detail_first: "第一个 token：前面什么都没有，所以没有概率。",
-    detail_p: "概率 {p}，在 {vocab} 个 token 中排第 {rank}，意外程度 {bits} 比特。",
+    detail_p: "概率 {p}，在 {vocab} 个 token 中排第 {rank}，惊讶度 {bits} 比特。",
     detail_prompt: "这是你写的。",
     detail_drawn: "这是模型写的。",
     status: "{count} 个 token",
@@ -155,6 +165,10 @@ const TEXT = {
     next_title: "由你来采样",
     next_help: "下一个 token 可能是什么。拖动滑块看看变化，或者点一个 token，就选它。",
     instead_help: "选中的这个位置，本来还可能出现什么。点一个，文本就从那里重新写下去。",
+    guess: "你来猜",
+    guess_again: "再猜下一个",
+    guess_help: "下一个 token 会是哪个？先点一个，再看模型怎么想。",
+    guessed: "你选的 token 概率是 {p}，排第 {rank}。猜了 {all} 次，{right} 次选中了最可能的那个。再点一个 token，故事就从它接着写。",
     no_logits: "模型在这里还没有读到任何内容。",
     lost: "这个 token 已经超出模型的上下文。",
     temperature: "温度",

@@ -15,8 +15,10 @@ const ends = [tok.bos_id, tok.eos_id, tok.chat_start_id, tok.chat_end_id, ...con
 const stop_ids = new Set(ends.filter((id) => id >= 0));
 const TOP_K = [1, 2, 3, 5, 10, 20, 50, 100, 300, 0]; // of the slider; 0 is all
 
+const reads_chinese = navigator.language.startsWith("zh") || /[\u4e00-\u9fff]/.test(config.prompt);
+
 const state = {
-  language: navigator.language.startsWith("zh") ? "zh" : "en",
+  language: reads_chinese ? "zh" : "en",
   ids: [],
   probs: [], // of each token, null for the first
   ranks: [],
