@@ -21,6 +21,27 @@ from configurator import atomic_write
 
 FIGURES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "figures")
 WORDS = [  # a pattern for the whole text, and its Chinese
+    # shapes, learning, valley, look_back
+    (r"1. Into vectors", r"1. 变成向量"),
+    (r"2. Attention", r"2. 注意力"),
+    (r"3. Feed-forward", r"3. 前馈网络"),
+    (r"4. Loss", r"4. 损失"),
+    (r"(\d+) sheets: the pieces", r"\1 张：每段文本一张"),
+    (r"(\d+) rows: the positions", r"\1 行：每个位置一行"),
+    (r"(\d+) columns: the vector", r"\1 列：这个位置的向量"),
+    (r"then wo; the result has the shape of x, and is added to it", r"再乘 wo；结果和 x 形状相同，加到 x 上"),
+    (r"mask,", r"掩码，"),
+    (r"and", r"和"),
+    (r"loss: a number", r"损失：一个数"),
+    (r"What docs/minimal.py has learned at each step", r"docs/minimal.py 在每一步学会了什么"),
+    (r"loss \(nats per character\)", r"损失（每个字符多少 nat）"),
+    (r"([\d.]+): what no model can know", r"\1：任何模型都无法预知的部分"),
+    (r"learning rate (\d+)", r"学习率 \1"),
+    (r"loss", r"损失"),
+    (r"the best w: ([\d.]+), loss ([\d.]+)", r"最好的 w：\1，损失 \2"),
+    (r"She or He\? (.*)", r"She 还是 He？\1"),
+    (r"which thing\? (.*)", r"是哪样东西？\1"),
+    (r"ball or book\? (.*)", r"ball 还是 book？\1"),
     # data
     (r"tinystories.py download, or synthesize", r"tinystories.py download 或 synthesize"),
     (r"prepare_data.py download, pretrain, sft", r"prepare_data.py download、pretrain、sft"),

@@ -4,7 +4,8 @@ The pictures of the course, drawn from what the code does. Each has colours for 
 Reads  output/ckpt.pt and output/log.jsonl (a run of quickstart.sh), tokenizer_k/ (train_tokenizer.py)
 Writes docs/figures/NAME.svg, as wide as a README on GitHub; chinese.py translates them
 
-    python docs/figures.py                     all: data decoder gqa rope loss lr cache head mask
+    python docs/figures.py                     all: shapes learning valley look_back (minimal_figures.py),
+                                               data decoder gqa rope loss lr cache head mask
     python docs/figures.py --only=rope,loss    some
 
 What is missing is said in a line, and the other pictures are drawn. `cache` measures (a minute on a machine
@@ -24,6 +25,7 @@ import torch
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # the course's own files
 
 import drawing as d
+from minimal_figures import learning, look_back, shapes, valley
 from observe import copying_head, from_train, logged, outputs_of, seconds_a_token, trained
 
 from configurator import InputError, override
@@ -178,9 +180,9 @@ def gqa():
 
 def rope():
     """Three pairs of features, turned; and what becomes of the product of a query and a key."""
-    D, T = 32, 256
+    D, T = 16, 256  # a head of the quick start
     cos, sin = precompute_freqs_cis(D, T, ModelArgs().rope_theta)
-    for left, pair in ((0.005, 0), (0.19, 3), (0.37, 6)):
+    for left, pair in ((0.005, 0), (0.19, 2), (0.37, 4)):
         ax = d.axes(255, (left, 0.06, 0.18, 0.72), xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
         ax.axis("off")
         rate = math.atan2(sin[1, pair], cos[1, pair])
@@ -300,7 +302,8 @@ def mask():
 
 
 def main():
-    drawn = {f.__name__: f for f in (data, decoder, gqa, rope, loss, lr, cache, head, mask)}
+    first = (shapes, learning, valley, look_back)
+    drawn = {f.__name__: f for f in (*first, data, decoder, gqa, rope, loss, lr, cache, head, mask)}
     for name in only.split(",") if only else drawn:
         if name not in drawn:
             raise InputError(f"no picture {name!r}: there are {', '.join(drawn)}")

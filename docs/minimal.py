@@ -122,7 +122,7 @@ def main():
     for _ in range(8):
         story = generate(model, ids[:1], end=ids[0])
         print("".join(vocabulary[i] for i in story).strip())
-    return losses
+    return model, vocabulary, losses
 
 
 if __name__ == "__main__":
