@@ -56,7 +56,7 @@ WORDS = [  # a pattern for the whole text, and its Chinese
     (r"distance of query and key \(tokens\)", r"查询和键的距离（token）"),
     (r"turned query · turned key", r"旋转后的查询 · 旋转后的键"),
     (r"query at (\d+)", r"查询在位置 \1"),
-    # loss, lr, copying, cache
+    # loss, lr, muon, copying, cache
     (r"Loss of the quick start", r"快速上手的损失"),
     (r"step", r"步"),
     (r"loss \(nats per token\)", r"损失（每个 token 多少 nat）"),
@@ -68,6 +68,11 @@ WORDS = [  # a pattern for the whole text, and its Chinese
     (r"The learning rate, by the schedules of train.py", r"train.py 的几种学习率调度"),
     (r"the beginning", r"开头"),
     (r"(\w+); dots: the log of the run", r"\1；点：训练日志"),
+    (r"The (\d+) directions of (.*), the strongest first", r"\2 的 \1 个方向，从强到弱"),
+    (r"direction", r"方向"),
+    (r"strength \(singular value\)", r"强度（奇异值）"),
+    (r"the averaged gradient; its strongest is drawn as 1", r"平均梯度；最强的一个画作 1"),
+    (r"what Muon makes of it", r"Muon 把它变成的样子"),
     (r"What the stories of the quick start keep", r"快速上手的故事能保持住什么"),
     (r"stories \(%\)", r"故事（%）"),
     (r"every word is one", r"每个词都是真有的词"),
