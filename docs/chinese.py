@@ -80,7 +80,7 @@ WORDS = [  # a pattern for the whole text, and its Chinese
     (r"pronouns fit the hero", r"代词和主角相符"),
     (r"hero keeps the name", r"主角的名字不变"),
     (r"creature's word kept", r"小怪物的那个词不变"),
-    (r"thing keeps its kind", r"那样东西不变"),
+    (r"thing keeps its kind", r"关键物品不变"),
     (r"What a token costs: CPU, (\d+) threads?, the best of (\d+) runs",
      r"一个 token 用多少时间：CPU，\1 线程，\2 次里最快的"),
     (r"position in the text", r"在文本里的位置"),

@@ -20,7 +20,7 @@ PAIRS = (
     ("docs/recipes.md", "docs/recipes.zh.md"),
 )
 DOCS = [name for pair in PAIRS for name in pair]
-DOCS += [f"docs/{name}.md" for name in ("tutorial.zh", "answers", "CONTRIBUTING", "experiments")]
+DOCS += [f"docs/{name}.md" for name in ("tutorial.zh", "answers", "answers.zh", "CONTRIBUTING", "experiments")]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
 SHORTCUTS = {"toy": "train.py", "sums": "train.py"}  # course.md defines them
