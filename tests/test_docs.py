@@ -23,7 +23,7 @@ DOCS = [name for pair in PAIRS for name in pair]
 DOCS += [f"docs/{name}.md" for name in ("tutorial.zh", "answers", "answers.zh", "CONTRIBUTING", "experiments")]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
-SHORTCUTS = {"toy": "train.py", "sums": "train.py"}  # course.md defines them
+SHORTCUTS = {"toy": "train.py"}  # course.md defines them
 FENCED = r"(?ms)^```.*?^```"
 
 
@@ -51,7 +51,7 @@ def load(name):
 def commands_of(name):
     """(script, words) of each command with a script or module of ours, in code blocks and in backticks."""
     lines = blocks_of(name, "bash").replace("\\\n", " ").splitlines()
-    lines += re.findall(r"`((?:python|torchrun|accelerate|toy|sums) [^`\n]+)`", text_of(name))
+    lines += re.findall(r"`((?:python|torchrun|accelerate|toy) [^`\n]+)`", text_of(name))
     for words in (shlex.split(line, comments=True) for line in lines if "() {" not in line):
         for i, word in enumerate(words):
             module = i and words[i - 1] == "-m" and word not in FOREIGN
