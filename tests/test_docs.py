@@ -20,7 +20,7 @@ PAIRS = (
     ("docs/recipes.md", "docs/recipes.zh.md"),
 )
 DOCS = [name for pair in PAIRS for name in pair]
-DOCS += [f"docs/{name}.md" for name in ("tutorial.zh", "answers", "answers.zh", "CONTRIBUTING", "experiments")]
+DOCS += [f"docs/{name}.md" for name in "tutorial.zh answers answers.zh CONTRIBUTING experiments".split()]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
 SHORTCUTS = {"toy": "train.py"}  # course.md defines them
@@ -115,9 +115,10 @@ def units_of(name):
 
 
 def count_sentences(unit):
+    """The ends of sentences outside of code and quotes. English has the period before the quote's end."""
     plain = re.sub(r"`[^`]+`|\]\([^)]+\)", "X", unit)
     plain = re.sub(r"^(#+ )?\d+\. |\*|\.\.\.", "", plain)
-    plain = re.sub(r'"[^"]*?([.?!]?)"|“[^”]*”', r"X\1", plain)  # English has the period before the quote's end
+    plain = re.sub(r'"[^"]*?([.?!]?)"|“[^”]*”', r"X\1", plain)
     return len(re.findall(r"[。？！]|[.?!]\)?(?= |$)|[:：]$", plain))
 
 
