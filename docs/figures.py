@@ -255,14 +255,13 @@ def muon():
         f"The {len(before)} directions of layers.0.feed_forward.w1, the strongest first",
         "direction", "strength (singular value)",
     )  # fmt: skip
-    for values, color, text, at in (
-        (before / before[0], "blue", "the averaged gradient; its strongest is drawn as 1", 0.12),
-        (after, "orange", "what Muon makes of it", 0.5),
+    for values, color, text in (
+        (before / before[0], "blue", "the averaged gradient; its strongest is drawn as 1"),
+        (after, "orange", "what Muon makes of it"),
     ):
-        x = range(1, len(values) + 1)
-        ax.plot(x, values, "o-", color=color, markersize=4)
-        place = int(len(values) * at)
-        d.beside(ax, x[place], float(values[place]), text, color, dx=14, dy=-16, ha="left")
+        ax.plot(range(1, len(values) + 1), values, "o-", color=color, markersize=4)
+        middle = len(values) // 4
+        d.beside(ax, middle, float(values[middle]), text, color, dx=10, dy=20, ha="left")
     ax.set_ylim(0)
 
 
