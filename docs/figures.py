@@ -5,7 +5,7 @@ Reads  output/ckpt.pt and output/log.jsonl (a run of quickstart.sh), tokenizer_k
 Writes docs/figures/NAME.svg, as wide as a README on GitHub; chinese.py translates them
 
     python docs/figures.py                     all: shapes learning valley look_back (minimal_figures.py),
-                                               data decoder gqa rope loss lr cache head mask
+                                               data decoder gqa rope loss lr muon cache head mask
     python docs/figures.py --only=rope,loss    some
 
 What is missing is said in a line, and the other pictures are drawn. `cache` measures (a minute on a machine
@@ -30,11 +30,12 @@ from observe import copying_head, from_train, logged, outputs_of, seconds_a_toke
 
 from configurator import InputError, override
 from extras import synthetic_stories
+from extras.muon import orthogonalize
 from model import Attention, ModelArgs, apply_rotary_emb, load_checkpoint, precompute_freqs_cis
 from prepare_data import convert_message
 from tokenizer import Tokenizer
 
-checkpoint = "output/ckpt.pt"  # for data, decoder, lr, cache, head
+checkpoint = "output/ckpt.pt"  # for data, decoder, lr, muon, cache, head
 log = "output/log.jsonl"  # for loss, lr
 tokenizer = "tokenizer_k"  # for mask: a folder with a chat template
 only = ""  # pictures to draw, with commas between them; '' is all
@@ -243,6 +244,29 @@ def lr():
         d.beside(ax, last * at, values[int(last * at)], text, color, dx=10, dy=10, ha="left")
 
 
+def muon():
+    """How strong the directions of an averaged gradient are, and those of the step that Muon makes of it."""
+    saved = load_checkpoint(checkpoint)
+    shape = saved["model"]["layers.0.feed_forward.w1.weight"].shape
+    averages = [state.get("momentum_buffer") for state in saved["optimizer"]["state"].values()]
+    found = [x for x in averages if x is not None and x.shape == shape]
+    if not found:
+        raise InputError(f"{checkpoint} is not of a training with --optimizer=muon")
+    before, after = (torch.linalg.svdvals(x) for x in (found[0], orthogonalize(found[0][None])[0]))
+    ax = d.chart(
+        f"The {len(before)} directions of layers.0.feed_forward.w1, the strongest first",
+        "direction", "strength (singular value)",
+    )  # fmt: skip
+    for values, color, text in (
+        (before / before[0], "blue", "the averaged gradient; its strongest is drawn as 1"),
+        (after, "orange", "what Muon makes of it"),
+    ):
+        ax.plot(range(1, len(values) + 1), values, "o-", color=color, markersize=4)
+        middle = len(values) // 4
+        d.beside(ax, middle, float(values[middle]), text, color, dx=10, dy=20, ha="left")
+    ax.set_ylim(0)
+
+
 def cache():
     """What a token costs at each position of the context, measured."""
     runs, threads = 20, torch.get_num_threads()
@@ -303,7 +327,7 @@ def mask():
 
 def main():
     first = (shapes, learning, valley, look_back)
-    drawn = {f.__name__: f for f in (*first, data, decoder, gqa, rope, loss, lr, cache, head, mask)}
+    drawn = {f.__name__: f for f in (*first, data, decoder, gqa, rope, loss, lr, muon, cache, head, mask)}
     for name in only.split(",") if only else drawn:
         if name not in drawn:
             raise InputError(f"no picture {name!r}: there are {', '.join(drawn)}")

@@ -1,5 +1,6 @@
 """The texts: the files, commands, options and names of the code that they mention exist."""
 
+import collections
 import glob
 import importlib.util
 import os
@@ -20,11 +21,10 @@ PAIRS = (
     ("docs/recipes.md", "docs/recipes.zh.md"),
 )
 DOCS = [name for pair in PAIRS for name in pair]
-DOCS += ["docs/tutorial.zh.md", "docs/answers.md", "docs/answers.zh.md", "docs/CONTRIBUTING.md"]
-DOCS += ["docs/experiments.md"]
+DOCS += [f"docs/{name}.md" for name in "tutorial.zh answers answers.zh CONTRIBUTING experiments".split()]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
-SHORTCUTS = {"toy": "train.py", "sums": "train.py", "hf": "extras/train_hf.py"}  # course.md defines them
+SHORTCUTS = {"toy": "train.py"}  # course.md defines them
 FENCED = r"(?ms)^```.*?^```"
 
 
@@ -52,7 +52,7 @@ def load(name):
 def commands_of(name):
     """(script, words) of each command with a script or module of ours, in code blocks and in backticks."""
     lines = blocks_of(name, "bash").replace("\\\n", " ").splitlines()
-    lines += re.findall(r"`((?:python|torchrun|accelerate|toy|sums|hf) [^`\n]+)`", text_of(name))
+    lines += re.findall(r"`((?:python|torchrun|accelerate|toy) [^`\n]+)`", text_of(name))
     for words in (shlex.split(line, comments=True) for line in lines if "() {" not in line):
         for i, word in enumerate(words):
             module = i and words[i - 1] == "-m" and word not in FOREIGN
@@ -127,6 +127,31 @@ def test_both_languages_say_the_same(english, chinese):
     assert {n for n in a ^ b if len(n) > 2} == set()  # small ones may be words
 
 
+def units_of(name):
+    """The paragraphs, list items and rows of tables of a text, each as one line; no blocks of code."""
+    text = re.sub(FENCED, "", text_of(name).split("\n## 5. ")[-1])  # before, Chinese has remarks of its own
+    units = re.split(r"\n\s*\n|\n(?=(?:[-*]|\d\.) |[|>#])", text)
+    return [" ".join(unit.split()) for unit in units if unit.strip()]
+
+
+def count_sentences(unit):
+    """The ends of sentences outside of code and quotes. English has the period before the quote's end."""
+    plain = re.sub(r"`[^`]+`|\]\([^)]+\)", "X", unit)
+    plain = re.sub(r"^(#+ )?\d+\. |\*|\.\.\.", "", plain)
+    plain = re.sub(r'"[^"]*?([.?!]?)"|“[^”]*”', r"X\1", plain)
+    return len(re.findall(r"[。？！]|[.?!]\)?(?= |$)|[:：]$", plain))
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS[1:])
+def test_no_sentence_is_lost_in_a_translation(english, chinese):
+    units = units_of(english), units_of(chinese)
+    assert len(units[0]) == len(units[1])
+    for a, b in zip(*units):
+        assert count_sentences(a) == count_sentences(b), f"{a}\n{b}"
+        a_code, b_code = (collections.Counter(re.findall(r"`([^`]+)`", unit)) for unit in (a, b))
+        assert a_code == b_code, f"{a}\n{b}"
+
+
 def test_the_tutorials_reader_finds_every_option_of_train():
     rows = re.findall(r"(?m)^\| `(\w+)` \| `(\S+)` \| (.+) \|$", text_of("docs/tutorial.zh.md"))
     source = text_of("train.py").split("given = ")[0]
@@ -145,7 +170,7 @@ def test_python_in_the_course_prints_what_stands_after_it(name):
     for code, printed in pairs:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE)
         assert done.stdout == printed, done.stderr
-    assert len(pairs) == 2
+    assert len(pairs) == 3
 
 
 def test_the_smallest_model_learns_and_writes(capsys):
@@ -196,4 +221,4 @@ def test_the_chinese_pictures_are_those_of_today_in_chinese():
         assert translated == text_of(path.replace(".svg", ".zh.svg")), f"run docs/chinese.py: {path}"
         assert re.search(r">[^<]*[\u4e00-\u9fff][^<]*</text>", translated), path
         assert "@media (prefers-color-scheme: dark)" in translated, path
-    assert len(pictures) == 14
+    assert len(pictures) == 15
