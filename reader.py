@@ -159,6 +159,6 @@ def read_checkpoint(path, mmap=False):
             Transformer.from_checkpoint(checkpoint)
         if not isinstance(checkpoint.get("tokenizer") or {}, dict):
             raise TypeError("its tokenizer is none")
-        if not all(type(i) is int and i >= 0 for i in checkpoint.get("stop_ids", [])):
+        if not all(type(i) is int and 0 <= i < 1 << 31 for i in checkpoint.get("stop_ids", [])):
             raise TypeError("its stop_ids are no token ids")
     return checkpoint
