@@ -1,6 +1,6 @@
 """
-What the scripts share: options, as in nanoGPT's configurator (which uses `exec`), errors in one sentence, and
-files that are written completely or not at all.
+What the scripts share: options, as in nanoGPT's configurator, errors in one sentence, and files that are
+written completely or not at all.
 
 The options of a script are its lower-case globals: `given = override(globals())` replaces `key` by that of
 `--key=value`. The type is the default's; the comment on its line is the help. What it has before a colon is
@@ -30,11 +30,10 @@ def options(scope):
     return {k: v for k, v in scope.items() if k[0].islower() and isinstance(v, (int, float, str))}
 
 
-def override(scope, commands=()):
+def override(scope, commands=(), words=None, source=None):
     """
-    Replace the options in `scope`, a script's globals(), by those of the command line; returns those given,
-    with the first word, one of `commands`, as "command". A mistake ends the script with exit code 2; from
-    here on an InputError does with its sentence and exit code 1.
+    Replace the options in `scope`, a script's globals(), by those of the command line, or of `words`, which
+    come from a `source`; returns those given, and the first word, one of `commands`, as "command".
     """
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
@@ -42,7 +41,7 @@ def override(scope, commands=()):
             stream.reconfigure(errors="replace")  # not every terminal has every character of a story
     with open(scope["__file__"], encoding="utf-8") as f:
         comments = dict(re.findall(r"^(\w+) = .*?  # (.*)$", f.read(), re.MULTILINE))
-    parser = argparse.ArgumentParser(allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(source, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.description = scope["__doc__"]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = f"%(prog)s {'COMMAND ' if commands else ''}[--key=value ...]    (--help lists the options)"
@@ -53,7 +52,7 @@ def override(scope, commands=()):
         parse = functools.partial(parse_value, default=value, comment=note)
         flag = {"nargs": "?", "const": True} if type(value) is bool else {}  # --key alone is True
         parser.add_argument(f"--{key}", type=parse, metavar=repr(value), help=note.replace("%", "%%"), **flag)
-    given = vars(parser.parse_args())
+    given = vars(parser.parse_args(words))
     scope.update((k, v) for k, v in given.items() if k != "command")
     return given
 
@@ -103,6 +102,18 @@ def first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
+@contextlib.contextmanager
+def as_input_error(sentence):
+    """Turn an error in this block, of a library or of damaged data, into an InputError: the sentence, why."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{sentence}: {why}") from None
+
+
 def import_optional(package, why):
     """The module of an optional package. InputError says how to install it."""
     try:
@@ -114,20 +125,6 @@ def import_optional(package, why):
 def cpu_count():
     """How many processors this process may use, but 16 at most: a pool's process may hold a GB."""
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-@functools.cache  # a process asks as often as it likes
-def hold_folder(folder):
-    """Keep a folder for this process until it ends, in whatever way. InputError where another has it."""
-    os.makedirs(folder, exist_ok=True)
-    try:
-        import fcntl
-
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"another run writes to {folder}: let it end, or give another --out_dir") from None
-    except (ImportError, OSError):  # Windows and some network disks have no such locks
-        pass
 
 
 @contextlib.contextmanager
@@ -148,14 +145,11 @@ def atomic_write(path, mode="w"):
 
 def read_json(path, expected=dict):
     """The value in a .json file, by default an object, {name: value}. InputError where it is none."""
-    try:
-        with open(path, encoding="utf-8-sig") as f:
-            value = json.load(f)
+    with as_input_error(f"{path} is broken"), open(path, encoding="utf-8-sig") as f:
+        value = json.load(f)
         if not isinstance(value, expected):
             raise ValueError(f"it holds a {type(value).__name__}, not a {expected.__name__}")
         return value
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"{path} is broken: {first_line(error)}") from None
 
 
 def write_json(path, value):

@@ -1,9 +1,10 @@
 """
-What differs between machines: the device, the dtype that it is fast at, whether torch.compile works, and the
-processes that train together. The scripts ask here once, at their start.
+What differs between machines: the device, the dtype that it is fast at, whether torch.compile works, the
+processes that train together, and locks. The scripts ask here once, at their start.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -92,8 +93,7 @@ def compile_error(device: str) -> str:
 def try_compile(model, choice: str, device: str):
     """
     torch.compile(model) for the choice 'true', and for 'auto' where that works and pays: on CUDA with Triton,
-    on a CPU with bfloat16 arithmetic and a C++ compiler. Otherwise the model itself, and print0 says why.
-    InputError where 'true' cannot be had.
+    on a CPU with bfloat16 arithmetic and a C++ compiler. Otherwise the model itself, and a line says why.
     """
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
         return model
@@ -118,6 +118,20 @@ def init_distributed(device: str):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return dist.get_rank(), dist.get_world_size(), device
+
+
+@functools.cache  # a process asks as often as it likes
+def hold_folder(folder):
+    """Keep a folder for this process until it ends, in whatever way. InputError where another has it."""
+    os.makedirs(folder, exist_ok=True)
+    try:
+        import fcntl
+
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"another run writes to {folder}: let it end, or give another --out_dir") from None
+    except (ImportError, OSError):  # Windows and some network disks have no such locks
+        pass
 
 
 def print0(text):

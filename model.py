@@ -95,8 +95,7 @@ def apply_rotary_emb(xq, xk, freqs_cos, freqs_sin):
     points in the plane (Su et al. 2021, arXiv:2104.09864). Then the product of a query and a key depends on
     their positions only by the distance.
     """
-    cos = freqs_cos[:, None, :]  # (T, 1, D / 2), the same for every head
-    sin = freqs_sin[:, None, :]
+    cos, sin = freqs_cos[:, None, :], freqs_sin[:, None, :]  # (T, 1, D / 2), the same for every head
 
     def rotate(x):
         a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # each (B, T, heads, D / 2)
@@ -127,8 +126,7 @@ def attend(q, k, v, mask=None, dropout=0.0, grouped=None):
 
 class Attention(nn.Module):
     """
-    Causal self-attention with grouped queries (Ainslie et al. 2023, arXiv:2305.13245).
-    (B, T, C) -> (B, T, C).
+    Causal self-attention, grouped queries (Ainslie et al. 2023, arXiv:2305.13245). (B, T, C) -> (B, T, C).
 
         query heads      0  1  2  3  4  5  6  7       H = 8: what a position looks for
                           \\/    \\/    \\/    \\/
@@ -137,8 +135,6 @@ class Attention(nn.Module):
 
     def __init__(self, args: ModelArgs):
         super().__init__()
-        self.n_heads = args.n_heads
-        self.n_kv_heads = args.n_kv_heads
         self.head_dim = args.dim // args.n_heads
         self.dropout = args.dropout
         self.attend = attend  # extras/fast_decode.py puts another function here
@@ -153,12 +149,9 @@ class Attention(nn.Module):
         With `cache` and a mask (T, S), x attends to the cache; otherwise to itself.
         """
         B, T, _ = x.shape
-        q = self.wq(x).view(B, T, self.n_heads, self.head_dim)
-        k = self.wk(x).view(B, T, self.n_kv_heads, self.head_dim)
-        v = self.wv(x).view(B, T, self.n_kv_heads, self.head_dim).transpose(1, 2)  # (B, K, T, D)
+        q, k, v = (w(x).view(B, T, -1, self.head_dim) for w in (self.wq, self.wk, self.wv))  # k: (B, T, K, D)
         q, k = apply_rotary_emb(q, k, freqs_cos, freqs_sin)
-        q = q.transpose(1, 2)  # (B, H, T, D)
-        k = k.transpose(1, 2)  # (B, K, T, D)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # q (B, H, T, D), k and v (B, K, T, D)
         if cache is not None:
             cache[0].index_copy_(2, pos, k)
             cache[1].index_copy_(2, pos, v)
@@ -217,8 +210,7 @@ class Transformer(nn.Module):
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 # Each block adds two branches to the residual stream. The last matrix of each, wo and w2, is
-                # scaled down so that the sum of the 2 L branches does not grow with the depth (GPT-2; Radford
-                # et al. 2019).
+                # scaled down, so that the sum of the 2 L branches does not grow with the depth (as in GPT-2).
                 last = name.endswith(("wo.weight", "w2.weight"))
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * args.n_layers) if last else 0.02)
 
@@ -226,11 +218,12 @@ class Transformer(nn.Module):
     def from_checkpoint(cls, checkpoint, **changes):
         """The model of a checkpoint (see load_checkpoint); `changes`: other max_seq_len, dropout."""
         weights = {name.removeprefix("_orig_mod."): w for name, w in checkpoint["model"].items()}  # nanoGPT's
-        weights.setdefault("output.weight", weights["tok_embeddings.weight"])
-        shape = infer_shape(weights, checkpoint["model_args"].get("n_heads", 16))
-        args = {**shape, **checkpoint["model_args"], **changes}
-        args["tie_embeddings"] = args["tie_embeddings"] and shape["tie_embeddings"]  # the tensors know better
-        model = cls(ModelArgs(**args))
+        table = weights["tok_embeddings.weight"]
+        hidden_dim = len(weights["layers.0.feed_forward.w1.weight"])
+        left_out = {"hidden_dim": hidden_dim, "n_kv_heads": None, "max_seq_len": 2048}  # as llama2.c
+        args = ModelArgs(**{**left_out, **checkpoint["model_args"], **changes})
+        args.tie_embeddings &= torch.equal(weights.setdefault("output.weight", table), table)
+        model = cls(args)
         model.load_state_dict(weights)
         return model
 
@@ -262,8 +255,7 @@ class Transformer(nn.Module):
         else:
             mask = torch.arange(cache[0][0].shape[2], device=pos.device) <= pos[:, None]  # (1, S)
         x = F.dropout(self.tok_embeddings(tokens), self.args.dropout, self.training)  # (B, T, C)
-        freqs_cos = self.freqs_cos[pos]  # (T, D / 2)
-        freqs_sin = self.freqs_sin[pos]
+        freqs_cos, freqs_sin = self.freqs_cos[pos], self.freqs_sin[pos]  # (T, D / 2)
         for i, layer in enumerate(self.layers):
             x = layer(x, freqs_cos, freqs_sin, None if cache is None else cache[i], pos, mask)
         return self.norm(x)
@@ -278,11 +270,8 @@ class Transformer(nn.Module):
         """
         matrices = [p for p in self.parameters() if p.dim() == 2]
         vectors = [p for p in self.parameters() if p.dim() < 2]  # RMSNorm's: decay would silence a layer
-        groups = [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, learning_rate, betas, weight_decay=weight_decay, fused=True)
 
     def estimate_mfu(self, tokens_per_second, peak_flops, seq_len=None):
         """
@@ -302,11 +291,10 @@ class Transformer(nn.Module):
 
     def make_cache(self, batch_size):
         """The KV cache: for each layer, keys and values of max_seq_len positions, (B, K, S, D) each."""
-        weight = self.layers[0].attention.wk.weight
-        device_type = weight.device.type
-        autocast = torch.is_autocast_enabled(device_type)
-        dtype = torch.get_autocast_dtype(device_type) if autocast else weight.dtype
         args = self.args
+        weight = self.layers[0].attention.wk.weight
+        autocast = torch.is_autocast_enabled(weight.device.type)
+        dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
         shape = (batch_size, args.n_kv_heads, args.max_seq_len, args.dim // args.n_heads)
         return [[torch.zeros(shape, dtype=dtype, device=weight.device) for _ in "kv"] for _ in self.layers]
 
@@ -381,29 +369,9 @@ def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=Non
 def load_checkpoint(path, mmap=False):
     """
     A .pt file as a dict of tensors and plain types, on the CPU; nothing in it can run (weights_only, safe
-    from torch 2.6 on). It has "model", the state dict, and "model_args", as llama2.c's; happy-llm's are a
-    state dict alone. mmap: read on demand.
+    from torch 2.6 on). It has "model", the state dict, and "model_args", as llama2.c's. mmap: read on demand.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    if "tok_embeddings.weight" in checkpoint:
-        checkpoint = {"model": checkpoint, "model_args": {"max_seq_len": 512}}  # happy-llm's
-    return checkpoint
-
-
-def infer_shape(weights, n_heads=16):
-    """The args that weights tell. The number of heads is not in them; happy-llm's models have 16."""
-    table = weights["tok_embeddings.weight"]
-    layer = {name[9:]: w for name, w in weights.items() if name.startswith("layers.0.")}
-    return {
-        "vocab_size": table.shape[0],
-        "dim": table.shape[1],
-        "n_layers": sum(name.endswith("ffn_norm.weight") for name in weights),
-        "hidden_dim": layer["feed_forward.w1.weight"].shape[0],
-        "n_heads": n_heads,
-        "n_kv_heads": n_heads * len(layer["attention.wk.weight"]) // len(layer["attention.wq.weight"]),
-        "tie_embeddings": torch.equal(weights.get("output.weight", table), table),
-        "max_seq_len": 2048,  # llama2.c's default
-    }
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def model_args_dict(args):

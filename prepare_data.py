@@ -120,7 +120,15 @@ def synthesize():
 
 def pretrain():
     """split the texts of seq-monkey into chunks of 512 characters"""
-    convert_jsonl("pretrain", lambda item: [{"text": c} for c in split_text(get_text(item, text_key))])
+    counts = collections.Counter()
+
+    def make_chunks(item):
+        chunks = split_text(get_text(item, text_key))
+        rows = [{"text": chunk} for chunk in chunks if chunk.strip()]
+        counts["chunks of a text hold no text and are left out"] += len(chunks) - len(rows)
+        return rows
+
+    convert_jsonl("pretrain", make_chunks, counts)
 
 
 def split_text(text, chunk_size=CHUNK):
@@ -131,9 +139,7 @@ def split_text(text, chunk_size=CHUNK):
 def sft():
     """convert conversations, of BELLE or in another of the shapes below, to lists of messages"""
     counts = collections.Counter()
-    convert_jsonl("sft", lambda item: [convert_message(item, counts)])
-    for what, count in (+counts).items():
-        print(f"{count:,} {what}")
+    convert_jsonl("sft", lambda item: [convert_message(item, counts)], counts)
 
 
 SPEAKERS = {  # the name of a speaker in the data sets of others: the role in a chat
@@ -227,8 +233,8 @@ def convert_message(data, counts=None):
     return messages[: len(messages) - unanswered]
 
 
-def convert_jsonl(command, convert):
-    """Write a .jsonl of the values that convert makes of each value that is read."""
+def convert_jsonl(command, convert, counts):
+    """Write a .jsonl of the values that convert makes of each value that is read, and print its counts."""
     source, target = io_paths(command)
     print(f"reading {source}")
     archive = source.lower().endswith(".tar.bz2")
@@ -237,6 +243,8 @@ def convert_jsonl(command, convert):
     unpacked = (line.decode("utf-8", "surrogateescape") for line in read_archive(source)) if archive else None
     converted = read_values(source, convert, limit=lines or None, encoding=encoding, lines=unpacked)
     write_jsonl(target, itertools.chain.from_iterable(tqdm(converted, "read", unit=" values")))
+    for what, count in (+counts).items():
+        print(f"{count:,} {what}")
 
 
 def write_jsonl(path, values):

@@ -43,9 +43,7 @@ compile = False  # torch.compile the decoding step; worth it for many stories an
 class TextGenerator:
     """
     TextGenerator("output/ckpt.pt").sample("One day, Lily") -> ["One day, Lily met ...", ...]
-
-    tokenizer_model_path: None takes the tokenizer that the checkpoint holds. InputError where there is no
-    such checkpoint, or where its tokenizer is missing or has another vocabulary.
+    tokenizer_model_path: None takes the tokenizer that the checkpoint holds.
     """
 
     def __init__(self, checkpoint="output/ckpt.pt", tokenizer_model_path=None, seed=1337, device="auto",
@@ -97,10 +95,7 @@ class TextGenerator:
 
 
 class TextStreamer:
-    """
-    Print a text as its tokens come. A character of several bytes may be spread over several tokens: it is
-    held back until it is complete.
-    """
+    """Print a text as its tokens come. A character is held back until all tokens with its bytes are there."""
 
     def __init__(self, tokenizer, ids=(), out=None):
         self.tokenizer = tokenizer

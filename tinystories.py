@@ -31,8 +31,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, cpu_count, first_line, override, read_json, write_json
-from reader import get_text, has_types_of, read_values
+from configurator import InputError, as_input_error, atomic_write, cpu_count, override, read_json, write_json
+from reader import get_text, read_values
 from tokenizer import Tokenizer
 
 data_dir = "data"  # the folder for all of it
@@ -53,10 +53,8 @@ COMMANDS = ("download", "synthesize", "train_vocab", "pretokenize")
 LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with which a conversation begins
 STORIES = "TinyStories_all_data"  # dataNN.json in it, each a list of {"story": ...}
 SHARDS = 50  # as many as the original has
-COUNTS = {"documents": 0, "bytes": 0, "tokens": 0}  # examples of what a meta.json holds
-SHARD = {**COUNTS, "files": {}}
-META = {"dtype": "uint16", "vocab_size": 0, "tokenizer": "", "row_len": 0, "limit_bpb": 0.0, "shards": {},
-        "splits": {"val": COUNTS, "train": COUNTS}}  # fmt: skip
+COUNTS = ("documents", "bytes", "tokens")  # of each shard and each split, in meta.json
+META = {"dtype": str, "vocab_size": int, "tokenizer": str, "row_len": int, "limit_bpb": float}  # in it, too
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
 open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
@@ -77,17 +75,14 @@ def download():
 
 def unpack(path, folder):
     """Write the files of a .tar.gz into a folder. InputError for a name that could lead out of it."""
-    try:
-        with tarfile.open(path) as tar:  # extractall is as safe only from Python 3.10.12 and 3.11.4 on
-            for member in filter(tarfile.TarInfo.isfile, tar):
-                if not re.fullmatch(r"(\./)?[\w.-]+", member.name):
-                    raise tarfile.TarError(f"{member.name} leads out of the folder")
-                with open(f"{folder}/{member.name}", "wb") as f:
-                    shutil.copyfileobj(tar.extractfile(member), f)
-            if not glob.glob("data*.json", root_dir=folder):
-                raise tarfile.TarError("it holds no stories")
-    except Exception as error:  # of tarfile, zlib and the disk
-        raise InputError(f"{path} cannot be unpacked: {first_line(error)}") from None
+    with as_input_error(f"{path} cannot be unpacked"), tarfile.open(path) as tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):  # extractall is safe from 3.10.12 and 3.11.4 on
+            if not re.fullmatch(r"(\./)?[\w.-]+", member.name):
+                raise tarfile.TarError(f"{member.name} leads out of the folder")
+            with open(f"{folder}/{member.name}", "wb") as f:
+                shutil.copyfileobj(tar.extractfile(member), f)
+        if not glob.glob("data*.json", root_dir=folder):
+            raise tarfile.TarError("it holds no stories")
 
 
 def synthesize():
@@ -225,7 +220,6 @@ def write_shards(folder, jobs, process, tokenizer_path, workers, **extra):
     """
     Write a shard for each job, in a pool of processes, and meta.json, which says what they are, with extra;
     returns it. While sources and tokenizer stay the same, a shard is not made again: a killed run resumes.
-    InputError where the folder holds shards that were not written here.
     jobs are [{"name": "data07", "path": a source file, ...}]. process(job, tok, dtype) -> (ids as bytes, mask
     as a byte for each id or None, counts); the counts are those in COUNTS, and any others.
     """
@@ -295,11 +289,16 @@ def make_shard(process, tokenizer_path, dtype, folder, job):
 
 
 def load_meta(path):
-    """The content of a meta.json, or {} where there is none. InputError where pretokenize wrote no such."""
+    """The content of a meta.json, or {} where there is none. InputError where it is not as it was written."""
     meta = read_json(path) if os.path.exists(path) else {}
-    right = has_types_of(META | meta, META)
-    if not right or not all(has_types_of(counts, SHARD) for counts in meta.get("shards", {}).values()):
-        raise InputError(f"{path} is broken: remove its folder, and run pretokenize again")
+    with as_input_error(f"{path} is broken: remove its folder, and run pretokenize again"):
+        for name in META.keys() & meta.keys():
+            if type(meta[name]) is not META[name]:
+                raise TypeError(f"its {name} is {meta[name]!r}")
+        shards = meta.get("shards", {}).values()
+        for counts in (*shards, *meta.get("splits", {}).values()):
+            sum(counts[name] for name in COUNTS)
+        sum(len(counts["files"].items()) for counts in shards)
     return meta
 
 
@@ -358,11 +357,9 @@ class PretokDataset(torch.utils.data.Dataset):
             raise InputError(f"{self.folder} has no sequence of {max_seq_len} + 1 tokens for {split}")
 
     def _open(self, path, dtype):
-        try:
+        with as_input_error(f"{path} cannot be read as {dtype}"):
             dtype = np.dtype(dtype).newbyteorder("<")
             numbers = np.memmap(path, dtype, mode="r") if os.path.getsize(path) else np.empty(0, dtype)
-        except (OSError, TypeError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as {dtype}: {error}") from None
         if len(numbers) <= self.max_seq_len:
             print_once(f"{path} is shorter than a sequence of {self.max_seq_len} + 1 tokens: left out")
         return numbers

@@ -34,7 +34,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from configurator import InputError, atomic_write, first_line, hold_folder, options, override
+import devices
+from configurator import InputError, as_input_error, atomic_write, options, override
 from devices import autocast, device_name, find_dtype, init_distributed, peak_flops, print0, try_compile
 from model import ModelArgs, Transformer, model_args_dict
 from reader import read_checkpoint
@@ -102,17 +103,17 @@ if resume:
     if not os.path.exists(newest):
         raise InputError(f"nothing to resume in {out_dir}: there is no last.pt and no ckpt.pt")
     if rank == 0 and not eval_only:
-        hold_folder(out_dir)
+        devices.hold_folder(out_dir)
     checkpoint = read_checkpoint(newest)
-    if not {"config", "optimizer", "scaler"} <= checkpoint.keys() or type(checkpoint["config"]) is not dict:
+    saved = checkpoint.get("config")
+    if not {"optimizer", "scaler"} <= checkpoint.keys() or not isinstance(saved, dict):
         raise InputError(f"{newest} holds no run: --init_from={newest} starts from its weights")
-    for name, value in checkpoint["config"].items():
-        if type(config.get(name, value)) is not type(value):
-            raise InputError(f"{newest} is damaged: its --{name} is {value!r}")
-        if name in FIXED and given.get(name, value) != value:
+    kept = [k for k in config if k in saved and k not in NOT_KEPT and (k in FIXED or k not in given)]
+    config |= override(globals(), words=[f"--{name}={saved[name]}" for name in kept], source=newest)
+    for name in FIXED:
+        value = config[name]
+        if given.get(name, value) != value:
             raise InputError(f"the run in {out_dir} has --{name}={value}: another value needs a new run")
-        if name in config and name not in given and name not in NOT_KEPT:
-            globals()[name] = config[name] = value
 elif not eval_only and any(map(os.path.exists, (newest, log_path))):
     how = "resume it with --init_from=resume, or " if os.path.exists(newest) else ""  # a log alone is no help
     raise InputError(f"{out_dir} holds a run: {how}give another --out_dir")
@@ -151,10 +152,8 @@ if checkpoint:
     if model_vocab < vocab_size:  # more is a padded vocabulary
         raise InputError(f"the model has a vocabulary of {model_vocab}, but {folder} one of {vocab_size}")
 else:
-    try:
+    with as_input_error("no such model"):
         raw_model = Transformer(ModelArgs(**{k: globals()[k] for k in (*SHAPE, "max_seq_len", "dropout")}))
-    except ValueError as error:
-        raise InputError(str(error)) from None
 if tok:
     raw_model.num_pieces = tok.n_words  # what evaluate() prints has no id of the padding
 raw_model.to(device)
@@ -170,20 +169,17 @@ step = 0  # steps that are done; called iter_num in checkpoints, as in nanoGPT's
 best_val_loss = math.inf
 data_counts = {"splits": meta.get("splits"), "chunks": num_chunks}
 if resume:
-    try:
+    with as_input_error(f"{newest} is damaged, or older than this train.py"):
         step = int(checkpoint["iter_num"])
         best_val_loss = float(checkpoint["best_val_loss"])
         own_groups = opt.state_dict()["param_groups"]  # their settings are those of the options
         opt.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": own_groups})
-        if not all(t.shape in (p.shape, ()) for p, state in opt.state.items() for t in state.values()):
-            raise ValueError("the optimizer is that of another model")
-        if step and len(opt.state) < len(list(raw_model.parameters())):  # Muon was an optimizer of its own
-            raise ValueError("some of the optimizer's state is missing")
+        for p in raw_model.parameters() if step else ():
+            if {t.shape for t in opt.state[p].values()} | {()} != {p.shape, ()}:
+                raise ValueError("its optimizer is that of another model, or not complete")
         if checkpoint["scaler"]:  # empty, if the run was in another dtype
             scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["rng"]["torch"])
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{newest} is damaged, or older than this train.py: {first_line(error)}") from None
     print0(f"resuming {out_dir} at step {step}")
     if checkpoint.get("data_counts", data_counts) != data_counts:
         print0(f"{folder} holds other data than at the last save: the best validation loss begins again")
@@ -314,7 +310,7 @@ for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.S
         signal.signal(number, on_signal)
 if rank == 0:
     if not resume:
-        hold_folder(out_dir)  # only now: a start that is refused leaves no folder
+        devices.hold_folder(out_dir)  # only now: a start that is refused leaves no folder
         if os.path.exists(last_path):  # of a run that has ended since this one looked
             raise InputError(f"{out_dir} holds another run: give another --out_dir")
         save_checkpoint(last_path)  # from here on, there is something to resume
