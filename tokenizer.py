@@ -150,8 +150,12 @@ class Tokenizer:
     def normalize(self, s: str) -> str:
         """The text that encode(s) stands for. sentencepiece makes "a  b" "a b", NFKC makes '，' a ','."""
         if self.kind == "sentencepiece":
-            return self.sp.normalize(s).removeprefix("▁").replace("▁", " ")
-        return self.tk.normalizer.normalize_str(s) if self.tk.normalizer else s
+            normalized = self.sp.normalize(s)
+        elif self.tk.normalizer:
+            normalized = self.tk.normalizer.normalize_str(s)
+        else:
+            return s
+        return normalized.removeprefix("▁").replace("▁", " ")
 
     def piece(self, i: int) -> str:
         """The piece of an id as the vocabulary spells it ('▁' or 'Ġ' is the space before a word)."""
