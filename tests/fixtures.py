@@ -15,11 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # in a small model, threads wait 
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 
 import prepare_data
 from configurator import write_json
 from devices import autocast
+from extras.synthetic_stories import write_shard
 from model import ModelArgs, Transformer, model_args_dict
 from tinystories import PretokDataset
 from tokenizer import Tokenizer
@@ -221,6 +223,16 @@ def zh(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tok(zh):
     return Tokenizer(str(zh / "tokenizer_k"))
+
+
+def train_sentencepiece(folder, **options):
+    """A sentencepiece tokenizer like tinystories.py's, but for the options."""
+    stories = (row["story"].replace(" and ", "  and   ") for row in write_shard(0, 0, 100_000))
+    settings = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
+    settings |= {"vocab_size": 500, "minloglevel": 2} | options
+    prefix = f"{folder}/trained"
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=stories, model_prefix=prefix, **settings)
+    return Tokenizer(f"{prefix}.model")
 
 
 def read_bytes(path):
