@@ -20,7 +20,7 @@ from configurator import InputError, read_json
 from extras.page import __main__ as page
 from model import Transformer, load_checkpoint
 from tests import fixtures
-from tests.fixtures import STORIES260K, TOK512, needs_shared, random_checkpoint, read_bytes, run
+from tests.fixtures import STORIES260K, TOK512, needs_shared, random_checkpoint, read_bytes
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
@@ -175,16 +175,6 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
     assert copying == sorted(copying, key=lambda one: -one["score"])
 
 
-def test_what_has_left_the_context_is_read_again_when_it_is_asked_for(pages, checkpoints):
-    model = float16_model(checkpoints["quick start"])
-    ids = torch.randint(5, 500, (80,)).tolist()  # max_seq_len is 64
-    lens = "engine.ask('story', 'lens', {}, 1).at(-1).p"
-    start, *found = ask(pages["quick start"], "read(ids).start", lens.format(20), lens.format(79), ids=ids)
-    assert start > 20
-    for p, context, i in ((found[0], ids[:20], 20), (found[1], ids[start:79], 79)):
-        assert abs(p - model(torch.tensor([context]))[0, -1].softmax(-1)[ids[i]]) < 1e-5
-
-
 @pytest.mark.parametrize(
     "temperature, top_k, top_p", [(0.5, 7, 1), (1.5, 0, 0.6), (0.8, 20, 0.9), (0, 0, 0.9)]
 )
@@ -249,6 +239,7 @@ TOKENIZERS = {
     "chat": lambda data, tok, folder: tok,
     "chat with NFKC": lambda data, tok, folder: changed(tok, normalizer={"type": "NFKC"}),
     "odd words": lambda data, tok, folder: trained_on_odd_texts(folder),
+    "spaces": lambda data, tok, folder: fixtures.train_sentencepiece(folder, remove_extra_whitespaces=False),
     "digits": lambda data, tok, folder: trained_on_odd_texts(folder, "--split_digits=True"),
     "llama2.c's": lambda data, tok, folder: Tokenizer(TOK512),
 }
@@ -313,25 +304,21 @@ def test_the_words_of_both_languages_have_the_same_keys_and_values():
     assert [key for key in keys[0] if key not in used and not key.startswith("who_")] == []
 
 
-def test_a_page_is_its_weights_in_float16_and_less_than_150_kb(pages, checkpoints):
-    weights = 2 * float16_model(checkpoints["quick start"]).num_params() * 4 / 3  # 3 bytes: 4 letters
-    assert 50_000 < os.path.getsize(pages["quick start"]) - weights < 150_000  # and a tokenizer of 512
-
 
 def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints, pages, monkeypatch):
     path = str(tmp_path / "p.html")
-    no_tokenizer = random_checkpoint(tmp_path / "none.pt")
-    _, said = run("extras.page", f"--checkpoint={no_tokenizer}", f"--out={path}", ok=False)
-    assert re.fullmatch(r"extras\.page: .* holds no tokenizer: give it one, --tokenizer=PATH\n", said)
-    for option, value in {"checkpoint": checkpoints["chat"], "prompt": PROMPT, "out": path}.items():
-        monkeypatch.setattr(page, option, value)
-    for limit in (50_000, os.path.getsize(pages["chat"]) - 1):  # the weights alone would fit the second
-        monkeypatch.setattr(page, "MAX_BYTES", limit)
-        with pytest.raises(InputError, match="too large for a page"):
-            page.main()
+    weights = 2 * float16_model(checkpoints["quick start"]).num_params() * 4 / 3  # 3 bytes: 4 letters
+    assert 50_000 < os.path.getsize(pages["quick start"]) - weights < 150_000  # and a tokenizer of 512
+    with pytest.raises(InputError, match="holds no tokenizer: give it one, --tokenizer=PATH"):
+        write_page(path, random_checkpoint(tmp_path / "none.pt"))
     saved = load_checkpoint(checkpoints["chat"])
     saved["model"]["norm.weight"][0] = 1e5
     torch.save(saved, tmp_path / "c.pt")
     with pytest.raises(InputError, match="norm.weight holds numbers that float16 does not have"):
         write_page(path, tmp_path / "c.pt")
+    for option, value in {"checkpoint": checkpoints["chat"], "prompt": PROMPT, "out": path}.items():
+        monkeypatch.setattr(page, option, value)
+    monkeypatch.setattr(page, "MAX_BYTES", os.path.getsize(pages["chat"]) - 1)  # the weights alone would fit
+    with pytest.raises(InputError, match="too large for a page"):
+        page.main()
     assert not os.path.exists(path)
