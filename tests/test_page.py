@@ -118,6 +118,12 @@ def test_logits_and_greedy_text_are_pytorchs_with_and_without_the_cache(name, pa
     assert written == model.generate(torch.tensor([ids]), count, temperature=0)[0].tolist()
 
 
+def test_a_chat_is_encoded_as_in_python(pages, tok):
+    messages = [fixtures.user("你好，<|im_end|>\n ok"), fixtures.assistant(" 是的！"), fixtures.user("再见")]
+    (ids,) = ask(pages["chat"], "tok.encode_chat(messages)", messages=messages)
+    assert ids == tok.encode_chat(messages, add_generation_prompt=True)[0]
+
+
 def inside(model, ids):
     """Of each layer: attention (H, T, T) and, after it, the residual stream's logits (T, V), by PyTorch."""
     looked = []
@@ -175,9 +181,7 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
     assert copying == sorted(copying, key=lambda one: -one["score"])
 
 
-@pytest.mark.parametrize(
-    "temperature, top_k, top_p", [(0.5, 7, 1), (1.5, 0, 0.6), (0.8, 20, 0.9), (0, 0, 0.9)]
-)
+@pytest.mark.parametrize("temperature, top_k, top_p", [(0.5, 7, 1), (0.8, 20, 0.9), (0, 0, 0.9)])
 def test_the_sampler_cuts_and_draws_as_model_py(temperature, top_k, top_p, pages):
     logits = torch.randn(50) * 2
     draw = "sample_next_token(distribution(logits, settings), random_at(7, i))"
@@ -269,13 +273,6 @@ def test_the_tokenizer_gives_pythons_ids_on_500_texts(name, data, tok, zh, tmp_p
     assert [row for row in zip(texts, encoded, want) if row[1] != row[2]] == []
     assert [row for row in zip(want, decoded, map(t.decode, want)) if row[1] != row[2]] == []
     assert all("surrogate" in message for message in refused)
-
-
-def test_a_chat_is_encoded_as_in_python(pages, tok):
-    user, assistant = fixtures.user, fixtures.assistant
-    messages = [fixtures.system(), user("你好，<|im_end|>\n ok"), assistant(" 是的！"), user("再见")]
-    (ids,) = ask(pages["chat"], "tok.encode_chat(messages)", messages=messages)
-    assert ids == tok.encode_chat(messages, add_generation_prompt=True)[0]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -140,20 +140,6 @@ def test_a_typed_beginning_is_written_on_paused_stepped_and_repeated(story):
         assert (story.ids() == written[: len(begun) + 3]) == (seed == "1337")
 
 
-def test_a_chip_tells_its_id_bytes_probability_and_rank(story):
-    ids = story.ids()
-    story.click("#chips .chip:nth-of-type(4)")
-    probs = story.model(torch.tensor([ids]))[0, 2].softmax(-1)
-    bits, rank = -float(probs[ids[3]].log2()), 1 + int((probs > probs[ids[3]]).sum())
-    raw = story.tok.piece(ids[3]).replace("▁", " ").encode().hex(" ").upper()
-    said = story.text("#detail")
-    assert f"id {ids[3]}, bytes {raw}" in said and "You wrote it" in said
-    assert f"rank {rank} of 512, surprise {bits:.1f} bits" in said
-    assert abs(story.numbers("#chips .chip", "--heat")[3] - min(1, bits / 10)) < 1e-3
-    story.press("#chips", Keys.RIGHT)
-    assert story.do("return state.selected") == 4 and f"id {ids[4]}," in story.text("#detail")
-
-
 def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     logits = story.model(torch.tensor([story.ids()]))[0, -1]
     before, order = logits.softmax(-1).topk(10)
@@ -172,21 +158,6 @@ def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     story.wait(f"state.ids.length > {len(began) + 1}")  # the text continues
     story.click("#play")
     assert story.ids()[: len(began) + 1] == [*began, order[0].item()]
-
-
-def test_a_pasted_text_is_measured(story):
-    story.click("#tab_text")
-    text = "Lily met a <b>dragon</b>. 龙 The dragon was happy."
-    story.type("#text", text)
-    story.find("#measure").click()
-    story.wait("document.querySelectorAll('#places li').length === 5")
-    ids = torch.tensor(story.tok.encode(text, bos=True))
-    nats = -story.model(ids[None])[0, :-1].log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
-    size = len(text.encode())
-    loss, bits = float(nats.mean()), float(nats.sum()) / math.log(2) / size
-    shown = [float(value) for value in story.all("#sums dd")]
-    assert shown == pytest.approx([len(ids) - 1, size, loss, bits], abs=1e-3)
-    assert story.all("#text_chips b") == [] and "<b>" in story.text("#text_chips")
 
 
 def test_both_languages_fit_all_widths_and_are_used_by_keyboard(story):
@@ -209,7 +180,7 @@ def test_both_languages_fit_all_widths_and_are_used_by_keyboard(story):
     assert all(story.all("input, select, textarea, button", name))
 
 
-def test_the_heads_and_layers_show_what_is_in_the_model(story):
+def test_heads_layers_and_measures_show_what_is_in_the_model(story):
     story.click("#tab_look")
     ids = story.ids()
     seen = []
@@ -225,8 +196,21 @@ def test_the_heads_and_layers_show_what_is_in_the_model(story):
     story.settle()
     heats = story.numbers("#chips .chip", "--heat")
     assert heats[6:].sum() == 0 and heats[:6].sum() > 0
+    probs = story.model(torch.tensor([ids]))[0, 4].softmax(-1)
+    bits, rank = -float(probs[ids[5]].log2()), 1 + int((probs > probs[ids[5]]).sum())
+    said = story.text("#detail")
+    assert f"id {ids[5]}, bytes " in said and f"rank {rank} of 512, surprise {bits:.1f} bits" in said
     story.click("#find")
     story.wait("document.querySelectorAll('#heads button, #heads p').length")
+    story.click("#tab_text")
+    story.type("#text", story.do("return $('chips').textContent").removeprefix("<s> "))
+    story.find("#measure").click()
+    story.wait("document.querySelectorAll('#places li').length === 5")
+    nats = -story.model(torch.tensor([ids]))[0, :-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+    size = len(story.tok.decode(ids).encode())
+    shown = [float(value) for value in story.all("#sums dd")]
+    want = [len(ids) - 1, size, float(nats.mean()), float(nats.sum()) / math.log(2) / size]
+    assert shown == pytest.approx(want, abs=1e-3)
     story.click("#tab_layers")
     story.press("#chips", Keys.ESCAPE)
     rows = story.all("#layers tbody tr")

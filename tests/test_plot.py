@@ -9,19 +9,11 @@ import pytest
 from extras import plot
 from tests.fixtures import HERE, write_rows
 
-ROWS = [
-    {"step": 0, "loss": 7.0},
-    {"step": 1, "train_loss": None, "val_loss": 6.0, "val_bpb": 2.0, "limit_bpb": 1.0},
-]
 
-
-@pytest.fixture
-def log(tmp_path):
-    return str(write_rows(tmp_path / "log.jsonl", ROWS))
-
-
-def test_the_picture_of_a_log_or_one_printed_line(log, tmp_path, capsys):
+def test_the_picture_of_a_log_or_one_printed_line(tmp_path, capsys):
     pytest.importorskip("matplotlib")
+    bad = {"step": 1, "train_loss": None, "val_loss": 6.0, "val_bpb": 2.0, "limit_bpb": 1.0}
+    log = str(write_rows(tmp_path / "log.jsonl", [{"step": 0, "loss": 7.0}, bad]))
     for _ in range(2):  # an older picture is replaced
         plot.try_draw(log, f"{tmp_path}/loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -41,14 +33,14 @@ def test_the_picture_of_a_log_or_one_printed_line(log, tmp_path, capsys):
     ("raise RuntimeError", "RuntimeError\n"),
     (None, ""),  # it is not installed
 ])  # fmt: skip
-def test_a_matplotlib_that_is_missing_or_broken(source, printed, log, tmp_path):
+def test_a_matplotlib_that_is_missing_or_broken(source, printed, tmp_path):
     """In a process of its own, which has not imported matplotlib yet."""
     if source:
         (tmp_path / "stub").mkdir()
         (tmp_path / "stub" / "matplotlib.py").write_text(source)
     hide = "" if source else "sys.modules['matplotlib'] = None; "
     code = f"import sys; sys.path.insert(0, {str(tmp_path / 'stub')!r}); {hide}"
-    code += f"from extras.plot import try_draw; try_draw({log!r}, 'loss.png')"
+    code += "from extras.plot import try_draw; try_draw('log.jsonl', 'loss.png')"
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (printed and f"loss.png is not drawn: {printed}")

@@ -161,7 +161,7 @@ def test_a_save_that_fails_half_way_leaves_the_older_file(trained, tmp_path):
     assert [read_bytes(path) for path in paths] == before and not list((tmp_path / "out").glob("*.tmp"))
 
 
-@pytest.mark.parametrize("before", [[], ["nohup"]])
+@pytest.mark.parametrize("before", [[], ["nohup"]], ids=["", "nohup"])
 def test_a_closed_terminal_ends_a_run_that_resumes_and_nohup_does_not(data, tmp_path, before):
     terminal, stream = os.openpty()
     options = flags(data_dir=data, out_dir=tmp_path / "out", max_iters=150 if before else 10**6)
