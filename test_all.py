@@ -37,7 +37,7 @@ from tokenizer import Tokenizer
 # isort: off
 from tests.fixtures import (
     END, HERE, LLAMA2C, SMALL, START, STORIES260K, TOK512, assert_same_run, assistant, dataset, flags, golden,
-    needs_shared, prepare, random_checkpoint, read_rows, run, run_here, sentences, small_model, system, user,
+    needs_shared, prepare, random_checkpoint, read_rows, run_here, sentences, small_model, system, user,
     write_ids, write_rows,
 )
 
@@ -669,14 +669,15 @@ def test_no_message_can_forge_a_turn(tok):
             tok.encode_chat(no_chat)
 
 
-def test_rows_begin_with_a_conversation_and_are_cut_only_where_one_is_longer(zh, tok, tmp_path):
+def test_rows_begin_with_a_conversation_and_are_cut_only_where_one_is_longer(zh, tok, tmp_path, capsys):
     size = 201
     long = [system(), user("问"), assistant("很长。" * 100)]
     deaf = [system(), user("很长。" * 100), assistant("答")]  # the answer is after the end of the row
     chats = read_rows(zh / "chats.jsonl")
     write_rows(tmp_path / "chats.jsonl", [*chats[:5], long, deaf, *chats[5:]])
-    out, _ = run("prepare_data.py", "pretokenize_sft", f"--input_path={tmp_path}/chats.jsonl", *flags(
-        output_path=tmp_path / "sft", tokenizer=zh / "tokenizer_k", max_seq_len=200, workers=2))  # fmt: skip
+    prepare("pretokenize_sft", tmp_path / "chats.jsonl", tmp_path / "sft",
+            *flags(tokenizer=zh / "tokenizer_k", max_seq_len=200, workers=2))  # fmt: skip
+    out = capsys.readouterr().out
     whole = [by_hand(tok, chat) for chat in [*chats, long]]
     expected, found = [(ids[:size], mask[:size]) for ids, mask in whole], []
     for shard in (tmp_path / "sft").glob("*.bin"):

@@ -1,4 +1,4 @@
-"""What the tests share: running a script, small corpora, small models. They name this file as their plugin."""
+"""What the tests share: running a script, small corpora, small models. Every test file has it as a plugin."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def run(*args, ok=True, cwd=HERE, **kwargs):
 
 
 def run_here(script, *args):
-    """Run a script in this process: its globals, or None after sys.exit(0). It need not import torch again."""
+    """Run a script in this process, which has torch already. Its globals, or None after sys.exit(0)."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     argv, hook, precision = sys.argv, sys.excepthook, torch.get_float32_matmul_precision()
     sys.argv = [script, *map(str, args)]

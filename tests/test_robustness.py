@@ -61,6 +61,7 @@ COUNTS = (
 def test_numbers_are_refused_with_which_nothing_can_be_done(tmp_path, capsys):
     cases = [(option, "0", "a whole number, at least 1") for option in COUNTS.split()]
     cases += [(option, "1.0", "a number, at least 0, below 1") for option in ("dropout", "beta1", "beta2")]
+    cases += [("seed", "-1", "a whole number, at least 0, below 4e9")]
     for option, value, expected in cases:
         with pytest.raises(AssertionError):  # exit code 2
             run_here("train.py", f"--out_dir={tmp_path}/out", f"--{option}={value}")
@@ -299,34 +300,22 @@ def test_an_id_without_a_piece_is_never_written(data, tmp_path, capsys):
 # data
 
 
-def kill_when(ready, *command):
-    """Start a command with two workers, kill it when ready(workers), and wait until those have ended."""
-    process = subprocess.Popen([sys.executable, *command, "--workers=2"], cwd=HERE)
-    while process.poll() is None and not ready(workers := children(process.pid)):
-        time.sleep(0.001)
-    process.kill()
-    process.wait()
-    until = time.time() + 20
-    assert workers
-    while set(workers) & set(children(None)):
-        assert time.time() < until
-        time.sleep(0.05)
-
-
-@needs_proc
-def test_a_synthesis_that_is_killed_leaves_no_process_and_begins_again(tmp_path):
-    command = ["tinystories.py", "synthesize", f"--data_dir={tmp_path}"]
-    kill_when(lambda workers: len(workers) == 2, *command)
-    run_here(*command, "--megabytes=0.1")
-
-
 @needs_proc
 def test_shards_of_a_run_that_was_killed_are_resumed_and_are_the_same(data, tmp_path):
     os.symlink(f"{data}/TinyStories_all_data", tmp_path / "TinyStories_all_data")
     shutil.copy(f"{data}/tok512.model", tmp_path)
     folder = tmp_path / "tok512"
     command = ["tinystories.py", "pretokenize", f"--data_dir={tmp_path}", "--vocab_size=512"]
-    kill_when(lambda _: len(list(folder.glob("*.bin"))) >= 5, *command)
+    process = subprocess.Popen([sys.executable, *command, "--workers=2"], cwd=HERE)
+    while process.poll() is None and len(list(folder.glob("*.bin"))) < 5:
+        workers = children(process.pid)
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    until = time.time() + 20
+    while set(workers) & set(children(None)):  # they end with it
+        assert time.time() < until
+        time.sleep(0.05)
     done = read_json(folder / "meta.json")["shards"]
     assert 0 < len(done) < 50
     with pytest.raises(InputError, match="no finished shards"):
