@@ -36,9 +36,9 @@ from tokenizer import Tokenizer
 
 # isort: off
 from tests.fixtures import (
-    END, HERE, LLAMA2C, SMALL, START, STORIES260K, TOK512, assert_same_run, assistant, dataset, flags, golden,
-    needs_shared, prepare, random_checkpoint, read_rows, run_here, sentences, small_model, system, user,
-    write_ids, write_rows,
+    END, HERE, LLAMA2C, SMALL, START, STORIES260K, TOK512, assert_same_run, assistant, chat_rows, dataset,
+    flags, golden, needs_shared, prepare, random_checkpoint, read_rows, run_here, sentences, small_model,
+    system, user, write_ids, write_rows,
 )
 
 pytest_plugins = ["tests.fixtures"]
@@ -406,18 +406,15 @@ def test_a_checkpoint_is_plain_and_holds_its_tokenizer(trained, data):
 
 def test_the_gradient_is_that_of_the_mean_over_all_learned_targets_however_it_is_split(tmp_path):
     """Rows in which 4 and rows in which 128 targets are learned, two of them a step."""
-    folder, rng = tmp_path / "sft", np.random.default_rng(0)
-    write_ids(folder, {name: rng.integers(512, size=(16, 129)) for name in ("data00", "data01")}, row_len=128)
-    for name in ("data00", "data01"):
-        learned = np.where(np.arange(16) % 2, 4, 128)[:, None]
-        ((np.arange(129) >= 1) & (np.arange(129) <= learned)).astype("u1").tofile(folder / f"{name}.mask")
+    learned = np.where(np.arange(16) % 2, 4, 128)[:, None]
+    mask = (np.arange(129) >= 1) & (np.arange(129) <= learned)
+    chat_rows(tmp_path / "sft", mask.astype("u1"), 512)
     rows = []
+    options = flags(vocab_source=tmp_path / "sft", max_seq_len=128, max_iters=3, eval_iters=1)
     for batch_size, accumulation in ((2, 1), (1, 2)):
-        out = f"{tmp_path}/{batch_size}"
         split = flags(batch_size=batch_size, gradient_accumulation_steps=accumulation)
-        options = flags(vocab_source=folder, out_dir=out, max_seq_len=128, max_iters=3, eval_iters=1)
-        run_here("train.py", *SMALL, *split, *options)
-        rows.append([r for r in read_rows(f"{out}/log.jsonl") if "loss" in r])
+        run_here("train.py", *SMALL, *split, *options, f"--out_dir={tmp_path}/{batch_size}")
+        rows.append([r for r in read_rows(tmp_path / f"{batch_size}" / "log.jsonl") if "loss" in r])
     for a, b in zip(*rows, strict=True):
         assert (a["loss"], a["grad_norm"]) == pytest.approx((b["loss"], b["grad_norm"]), rel=1e-6)
 

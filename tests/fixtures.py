@@ -166,11 +166,9 @@ def write_rows(path, rows):
 def chat_rows(folder, mask, vocab_size):
     """Shards of fine-tuning with that mask, the same for training and validation; returns the random ids."""
     rows = np.random.default_rng(0).integers(vocab_size, size=mask.shape, dtype="<u2")
+    write_ids(folder, {"data00": rows, "data01": rows}, vocab_size, row_len=mask.shape[1] - 1)
     for name in ("data00", "data01"):
-        rows.tofile(folder / f"{name}.bin")
         mask.tofile(folder / f"{name}.mask")
-    meta = {"vocab_size": vocab_size, "dtype": "uint16", "row_len": mask.shape[1] - 1}
-    write_json(f"{folder}/meta.json", meta)
     return rows
 
 
