@@ -115,19 +115,13 @@ def test_muon_is_torchs(shape):
         assert s.min() > 0.5 and s.max() < 1.3
 
 
-def test_muon_has_the_matrices_of_the_blocks_and_learns_one_batch_by_heart():
-    model, x = small_model(), torch.randint(96, (4, 17))
+def test_muon_has_the_matrices_of_the_blocks():
+    model = small_model()
     optimizer = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
     matrices, vectors, muon = ([id(p) for p in group["params"]] for group in optimizer.param_groups)
     assert sorted(muon) == sorted(id(p) for p in model.layers.parameters() if p.dim() == 2)
     assert sorted(matrices + vectors + muon) == sorted(id(p) for p in model.parameters())  # each once
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1]
-    for _ in range(80):
-        loss = model(x[:, :-1], x[:, 1:])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert loss.item() < 0.1
 
 
 def test_a_run_with_muon_that_resumes_ends_with_the_weights_of_one_that_never_stopped(data, tmp_path):
