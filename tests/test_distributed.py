@@ -17,7 +17,6 @@ from tests.fixtures import (
     ALONE, HERE, SMALL, assert_same_run, children, flags, needs_proc, read_bytes, run,
 )  # fmt: skip
 
-
 pytest_plugins = ["tests.fixtures"]
 
 TWENTY = SMALL + flags(

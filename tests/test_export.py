@@ -161,7 +161,6 @@ def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, kind):
 
 
 
-
 FORMATS = ("hf", "llama2c", "llama2c_q80", "gguf", "gguf_q8_0", "page")
 LLAMA_CPP, RUN_C = "gguf gguf_q8_0", "llama2c llama2c_q80"
 SPACE = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True, "trim_offsets": True}
@@ -201,7 +200,6 @@ def test_a_tokenizer_goes_only_where_it_gives_the_same_ids(tmp_path, options, re
     tok = fixtures.train_sentencepiece(tmp_path, **options)
     checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words)
     assert set(refused_formats(checkpoint, tmp_path)) == set(refused.split())
-
 
 
 
@@ -275,7 +273,6 @@ def test_the_ends_of_a_text_are_kept(tmp_path, saved, stop_ids):
     assert transformers.GenerationConfig.from_pretrained(again).eos_token_id == stop_ids
     page = Path(exported(path, "page", tmp_path / "p.html"))
     assert f'"stop_ids": {stop_ids}' in page.read_text(encoding="utf-8")
-
 
 
 def compiled(saved):

@@ -1,8 +1,10 @@
-"""What the course only mentions: synthetic stories, texts of one's own, broken lines, Muon."""
+"""What the course only mentions: stories without a network, broken lines, Muon, the picture of a run."""
 
 import json
 import os
 import re
+import subprocess
+import sys
 
 import huggingface_hub
 import numpy as np
@@ -14,7 +16,7 @@ import prepare_data
 import tinystories
 import train_tokenizer
 from configurator import write_json
-from extras import synthetic_stories
+from extras import plot, synthetic_stories
 from extras.muon import MuonAdamW, configure_muon, orthogonalize
 from model import ModelArgs, Transformer, load_checkpoint, model_args_dict
 from tinystories import CHAT_START, PretokDataset
@@ -22,9 +24,9 @@ from tokenizer import Tokenizer
 
 # isort: off
 from tests.fixtures import (
-    LLAMA2C, SHARED, SMALL, chat_rows, dataset, flags, prepare, read_rows, run_here, small_model,
+    HERE, LLAMA2C, SHARED, SMALL, chat_rows, dataset, flags, prepare, read_rows, run_here, small_model,
+    write_rows,
 )  # fmt: skip
-
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -177,6 +179,42 @@ def test_fine_tuning_has_the_loss_of_each_conversation_alone(tmp_path):
     evaluated, trained_on = read_rows(tmp_path / "out" / "log.jsonl")[:2]
     for loss in (evaluated["val_loss"], trained_on["loss"]):
         assert loss == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_the_picture_of_a_log_or_one_printed_line(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    bad = {"step": 1, "train_loss": None, "val_loss": 6.0, "val_bpb": 2.0, "limit_bpb": 1.0}
+    log = str(write_rows(tmp_path / "log.jsonl", [{"step": 0, "loss": 7.0}, bad]))
+    for _ in range(2):  # an older picture is replaced
+        plot.try_draw(log, f"{tmp_path}/loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    plot.draw([log, log], f"{tmp_path}/compare.svg")
+    assert "limit, 3.00" in (tmp_path / "compare.svg").read_text()
+    assert capsys.readouterr().out == ""
+    (tmp_path / "folder.png").mkdir()
+    for source, picture in ((log, "folder.png"), (f"{tmp_path}/none.jsonl", "new.png")):
+        plot.try_draw(source, f"{tmp_path}/{picture}")
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{tmp_path}/{picture} is not drawn: ") and printed.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["compare.svg", "folder.png", "log.jsonl", "loss.png"]
+
+
+@pytest.mark.parametrize("source, printed", [
+    ("raise ImportError('numpy is too old\\nsecond line')", "numpy is too old\n"),
+    ("raise RuntimeError", "RuntimeError\n"),
+    (None, ""),  # it is not installed
+])  # fmt: skip
+def test_a_matplotlib_that_is_missing_or_broken(source, printed, tmp_path):
+    """In a process of its own, which has not imported matplotlib yet."""
+    if source:
+        (tmp_path / "stub").mkdir()
+        (tmp_path / "stub" / "matplotlib.py").write_text(source)
+    hide = "" if source else "sys.modules['matplotlib'] = None; "
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'stub')!r}); {hide}"
+    code += "from extras.plot import try_draw; try_draw('log.jsonl', 'loss.png')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (printed and f"loss.png is not drawn: {printed}")
 
 
 # --- what a reader of the tutorial, or of llama2.c, tries

@@ -330,7 +330,6 @@ def test_a_temperature_close_to_zero_takes_the_likeliest_token(temperature):
     assert drawn == {logits.argmax().item()} if temperature < 1 else len(drawn) > 20
 
 
-
 def test_processes_are_such_as_the_machine_can_have(monkeypatch):
     for cores, processes in ((3, 3), (64, 16)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=cores: set(range(n)), raising=False)

@@ -301,7 +301,6 @@ def test_the_words_of_both_languages_have_the_same_keys_and_values():
     assert [key for key in keys[0] if key not in used and not key.startswith("who_")] == []
 
 
-
 def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints, pages, monkeypatch):
     path = str(tmp_path / "p.html")
     weights = 2 * float16_model(checkpoints["quick start"]).num_params() * 4 / 3  # 3 bytes: 4 letters

@@ -33,7 +33,6 @@ from tests.fixtures import (
     run_here, small_model,
 )  # fmt: skip
 
-
 pytest_plugins = ["tests.fixtures"]
 
 

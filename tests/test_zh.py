@@ -26,7 +26,6 @@ from tests.fixtures import (
     assistant, prepare, random_checkpoint, read_rows, run, run_here, system, user, write_rows,
 )  # fmt: skip
 
-
 pytest_plugins = ("tests.fixtures",)
 NUMERAL = "[零一二三四五六七八九十两]+"
 BENDABLE = ("你好，世界！（１２３）", "10²=100", "①买菜②做饭", "ｆｕｌｌ－ｗｉｄｔｈ", "㎏㈱")

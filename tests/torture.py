@@ -23,7 +23,6 @@ AFTER = {"start": 4, "step": 1, "evaluation": 0.5, "save": 0.02}  # at most so m
 OPTIONS = SMALL + flags(dim=128, n_layers=4, dropout=0.1, max_iters=120, eval_interval=10, save_interval=4)
 
 
-
 def torture(kills, folder):
     """
     Kill `kills` times; a run that ends before that is compared, and another one begins. AssertionError where
