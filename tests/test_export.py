@@ -12,6 +12,7 @@ import torch
 
 from configurator import InputError
 from extras import export
+from extras.synthetic_stories import write_shard
 from model import Transformer, load_checkpoint
 from tests import fixtures
 from tests.fixtures import LLAMA2C, STORIES260K, TOK512, needs_shared, random_checkpoint, run_here
@@ -22,7 +23,6 @@ transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")
 gguf = pytest.importorskip("gguf")
 pytest_plugins = ["tests.fixtures"]
-STORIES = Path(fixtures.SHARED, "tinystories/data00.json")
 USE_TOK512 = f"--tokenizer={TOK512}"
 
 
@@ -82,17 +82,16 @@ def auto_tokenizer(tok, folder, **more_files):
     return transformers.AutoTokenizer.from_pretrained(exported(checkpoint, "hf", folder / "hf"))
 
 
-@needs_shared
-@pytest.mark.parametrize("name", ["tok512", "tok4096", "spaces"])
+@pytest.mark.parametrize("name", ["trained", "spaces", pytest.param("tok4096", marks=needs_shared)])
 def test_hf_tokenizer_gives_our_ids(tmp_path, name):
-    spaces = {"remove_extra_whitespaces": False}  # several stay several, as in Llama 2's
-    known = f"{LLAMA2C}/{name}.model"
-    tok = fixtures.train_sentencepiece(tmp_path, **spaces) if name == "spaces" else Tokenizer(known)
-    assert (tok.decode(tok.encode("a  b")) == "a  b") == (name == "spaces")
+    keeps = name == "spaces"  # several stay several, as in Llama 2's
+    tok = fixtures.train_sentencepiece(tmp_path, remove_extra_whitespaces=not keeps)
+    tok = Tokenizer(f"{LLAMA2C}/{name}.model") if name == "tok4096" else tok
+    assert (tok.decode(tok.encode("a  b")) == "a  b") == keeps
     theirs = auto_tokenizer(tok, tmp_path)
     ends = transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id
     assert ends == [tok.eos_id, tok.bos_id]  # where the next story begins, this one has ended, too
-    texts = [row["story"] for row in json.loads(STORIES.read_bytes())[:200]] + odd_texts()
+    texts = [row["story"] for row in write_shard(1, 0, 100_000)] + odd_texts()
     texts += ["aaaaaaaaaa ....... !!!!!", " \n ", "\ta\n\n b ", "hahahahaha", "</s> <unk>"]
     for text in texts:
         ids = tok.encode(text)
