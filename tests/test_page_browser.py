@@ -3,7 +3,6 @@ extras/page/ in a real browser: each thing on the page does what it says. Needs 
 (Debian: chromium, chromium-driver) and the package selenium.
 """
 
-import math
 import shutil
 import time
 
@@ -160,7 +159,7 @@ def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     assert story.ids()[: len(began) + 1] == [*began, order[0].item()]
 
 
-def test_both_languages_fit_all_widths_and_are_used_by_keyboard(story):
+def test_both_languages_fit_all_widths(story):
     story.click("#language")
     assert story.do("return document.documentElement.lang") == "zh"
     assert story.text("h1") == "看模型怎么想" and story.text("#play") == "开始写"
@@ -173,14 +172,9 @@ def test_both_languages_fit_all_widths_and_are_used_by_keyboard(story):
                 assert needed <= width, (language, width, tab)
                 assert story.all("[role=tabpanel]", "hidden") == [name != tab for name in TABS]
         story.click("#language")
-    story.click("#tab_next")
-    story.press("#tab_next", Keys.RIGHT + Keys.RIGHT)
-    assert story.do("return [document.activeElement.id, state.tab]") == ["tab_layers", "layers"]
-    name = "labels?.length || node.textContent.trim() || node.ariaLabel"
-    assert all(story.all("input, select, textarea, button", name))
 
 
-def test_heads_layers_and_measures_show_what_is_in_the_model(story):
+def test_heads_and_layers_show_what_is_in_the_model(story):
     story.click("#tab_look")
     ids = story.ids()
     seen = []
@@ -190,27 +184,12 @@ def test_heads_layers_and_measures_show_what_is_in_the_model(story):
         seen.append(story.numbers("#chips .chip", "--heat") ** 2)
         question = f"call('ask', 'story', 'attention', {len(ids) - 1}, {layer}, {head})"
         weights = torch.tensor(story.do(f"return {question}.then(({{ weights }}) => [...weights])"))
-        assert (seen[-1] - weights).abs().max() < 1e-3 and abs(weights.sum() - 1) < 1e-3
+        assert (seen[-1] - weights).abs().max() < 1e-3
     assert not seen[0].equal(seen[1])
     webdriver.ActionChains(story.driver).move_to_element(story.find("#chip_5")).perform()
     story.settle()
     heats = story.numbers("#chips .chip", "--heat")
     assert heats[6:].sum() == 0 and heats[:6].sum() > 0
-    probs = story.model(torch.tensor([ids]))[0, 4].softmax(-1)
-    bits, rank = -float(probs[ids[5]].log2()), 1 + int((probs > probs[ids[5]]).sum())
-    said = story.text("#detail")
-    assert f"id {ids[5]}, bytes " in said and f"rank {rank} of 512, surprise {bits:.1f} bits" in said
-    story.click("#find")
-    story.wait("document.querySelectorAll('#heads button, #heads p').length")
-    story.click("#tab_text")
-    story.type("#text", story.do("return $('chips').textContent").removeprefix("<s> "))
-    story.find("#measure").click()
-    story.wait("document.querySelectorAll('#places li').length === 5")
-    nats = -story.model(torch.tensor([ids]))[0, :-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
-    size = len(story.tok.decode(ids).encode())
-    shown = [float(value) for value in story.all("#sums dd")]
-    want = [len(ids) - 1, size, float(nats.mean()), float(nats.sum()) / math.log(2) / size]
-    assert shown == pytest.approx(want, abs=1e-3)
     story.click("#tab_layers")
     story.press("#chips", Keys.ESCAPE)
     rows = story.all("#layers tbody tr")
@@ -238,8 +217,4 @@ def test_a_chat_answers_and_shows_its_template_on_request(story, tok, tmp_path):
     assert story.do(hidden) > 0 and "im_start" not in story.text("#chips")
     story.click("#special")
     assert story.do(hidden) == 0 and story.text("#chips").count("<|im_start|>") == 3
-    story.type("#prompt", "再见")
-    story.find("#play").click()
-    story.wait("!state.playing && has_ended()")
-    assert story.do("return state.messages.at(-1)") == {"role": "user", "content": "再见"}
 

@@ -82,7 +82,7 @@ def damaged(rng, content):
 
 
 def to_lines(rows):
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def open_value(path, content):
