@@ -67,11 +67,11 @@ def test_the_word_cache_gives_the_ids_of_sentencepiece_and_bytes_are_those_of_th
         paths += [f"{LLAMA2C}/tok{n}.model" for n in (512, 4096)]
         texts += tinystories.read_texts(f"{SHARED}/tinystories/data00.json")
     for tokenizer in (*map(Tokenizer, paths), tok):
-        for text in [*texts[: 50 if tokenizer is tok else None], *ODD_TEXTS]:
-            encoded, counts = tinystories.encode_documents([text], tokenizer, "uint32")
-            ids = tokenizer.encode(text)
-            assert np.frombuffer(encoded, "<u4").tolist() == [tokenizer.bos_id, *ids], repr(text)
-            assert counts["bytes"] == len(tokenizer.decode(ids).encode())
+        documents = [*texts[: 50 if tokenizer is tok else None], *ODD_TEXTS]
+        encoded, counts = tinystories.encode_documents(documents, tokenizer, "uint32")
+        want = [tokenizer.encode(text) for text in documents]
+        assert np.frombuffer(encoded, "<u4").tolist() == [i for ids in want for i in (tokenizer.bos_id, *ids)]
+        assert counts["bytes"] == sum(len(tokenizer.decode(ids).encode()) for ids in want)
 
 
 def test_broken_stories_and_lines_are_named_by_number_skipped_and_counted(data, tmp_path, capsys):
