@@ -68,10 +68,12 @@ def test_the_word_cache_gives_the_ids_of_sentencepiece_and_bytes_are_those_of_th
         texts += tinystories.read_texts(f"{SHARED}/tinystories/data00.json")
     for tokenizer in (*map(Tokenizer, paths), tok):
         documents = [*texts[: 50 if tokenizer is tok else None], *ODD_TEXTS]
-        encoded, counts = tinystories.encode_documents(documents, tokenizer, "uint32")
-        want = [tokenizer.encode(text) for text in documents]
-        assert np.frombuffer(encoded, "<u4").tolist() == [i for ids in want for i in (tokenizer.bos_id, *ids)]
-        assert counts["bytes"] == sum(len(tokenizer.decode(ids).encode()) for ids in want)
+        encoded, _ = tinystories.encode_documents(documents, tokenizer, "uint32")
+        want = [i for text in documents for i in tokenizer.encode(text, bos=True)]
+        assert np.frombuffer(encoded, "<u4").tolist() == want
+        for text in ["a  b   c", "  x = 1\n    y = 2\n", "One day,\n\n Lily ", "１２，\u3000三", "", "a▁b"]:
+            _, counts = tinystories.encode_documents([text], tokenizer, "uint32")
+            assert counts["bytes"] == len(tokenizer.decode(tokenizer.encode(text)).encode())
 
 
 def test_broken_stories_and_lines_are_named_by_number_skipped_and_counted(data, tmp_path, capsys):
