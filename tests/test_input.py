@@ -241,6 +241,7 @@ WRITTEN = [  # tokenizer_config.json, special_tokens_map.json, the ids of BOS an
     ({"bos_token": None}, {"bos_token": "<s>", "eos_token": None}, (1, -1)),
     ({"bos_token": "none of it"}, {}, (-1, -1)),
     ({"bos_token": "<unk>", "eos_token": "<unk>"}, {}, (0, 0)),
+    ({"bos_token": None, "eos_token": "<unk>"}, {}, (-1, 0)),
 ]
 
 
