@@ -1,7 +1,4 @@
-"""
-What the tests share: running a script, small corpora, small models. test_all.py and the files in tests/ name
-this file as their plugin, so that what is made for a session is made once for all of them.
-"""
+"""What the tests share: running a script, small corpora, small models. Every test file has it as a plugin."""
 
 import json
 import os
@@ -15,11 +12,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # in a small model, threads wait 
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 
 import prepare_data
 from configurator import write_json
 from devices import autocast
+from extras.synthetic_stories import write_shard
 from model import ModelArgs, Transformer, model_args_dict
 from tinystories import PretokDataset
 from tokenizer import Tokenizer
@@ -48,10 +47,7 @@ def run(*args, ok=True, cwd=HERE, **kwargs):
 
 
 def run_here(script, *args):
-    """
-    Run a script in this process, without the two seconds in which a new one imports torch. Returns its
-    globals, or None where it ended by sys.exit(0).
-    """
+    """Run a script in this process, which has torch already. Its globals, or None after sys.exit(0)."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     argv, hook, precision = sys.argv, sys.excepthook, torch.get_float32_matmul_precision()
     sys.argv = [script, *map(str, args)]
@@ -72,16 +68,15 @@ def prepare(command, source, target, *args):
 
 
 def read_rows(path):
-    with open(path, encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
+    return [json.loads(line) for line in read_bytes(path).splitlines()]
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A small corpus of synthetic stories with its tokenizer and shards: 50 shards, 2 MB, vocabulary 512."""
     folder = str(tmp_path_factory.mktemp("data"))
-    run("tinystories.py", "synthesize", f"--data_dir={folder}", "--megabytes=2")
-    run("tinystories.py", "pretokenize", f"--data_dir={folder}", "--vocab_size=512")
+    run_here("tinystories.py", "synthesize", f"--data_dir={folder}", "--megabytes=2")
+    run_here("tinystories.py", "pretokenize", f"--data_dir={folder}", "--vocab_size=512")
     return folder
 
 
@@ -101,8 +96,8 @@ SMALL = flags(
 def trained(data, tmp_path_factory):
     """output/ of a run of 40 steps."""
     out = str(tmp_path_factory.mktemp("run") / "output")
-    run("train.py", *SMALL, f"--data_dir={data}", f"--out_dir={out}", "--max_iters=40", "--eval_interval=20",
-        "--save_interval=15")  # fmt: skip
+    options = flags(data_dir=data, out_dir=out, max_iters=40, eval_interval=20, save_interval=15)
+    run_here("train.py", *SMALL, *options)
     return out
 
 
@@ -113,9 +108,8 @@ def same_random_numbers_in_every_run():
 
 def small_model(seed=0, lively=False, **changes):
     """
-    A model as it begins. lively: untied, with matrices of standard deviation 0.3. A fresh tied model at
-    temperature 0 repeats its last token, whatever its attention does; what a lively one writes depends on all
-    that it has read.
+    A model as it begins, or a lively one, untied, with matrices of standard deviation 0.3: what it writes
+    depends on all that it has read. A fresh tied model at temperature 0 repeats its last token.
     """
     torch.manual_seed(seed)
     shape = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 96}
@@ -172,11 +166,9 @@ def write_rows(path, rows):
 def chat_rows(folder, mask, vocab_size):
     """Shards of fine-tuning with that mask, the same for training and validation; returns the random ids."""
     rows = np.random.default_rng(0).integers(vocab_size, size=mask.shape, dtype="<u2")
+    write_ids(folder, {"data00": rows, "data01": rows}, vocab_size, row_len=mask.shape[1] - 1)
     for name in ("data00", "data01"):
-        rows.tofile(folder / f"{name}.bin")
         mask.tofile(folder / f"{name}.mask")
-    meta = {"vocab_size": vocab_size, "dtype": "uint16", "row_len": mask.shape[1] - 1}
-    write_json(f"{folder}/meta.json", meta)
     return rows
 
 
@@ -223,13 +215,23 @@ def tok(zh):
     return Tokenizer(str(zh / "tokenizer_k"))
 
 
+def train_sentencepiece(folder, **options):
+    """A sentencepiece tokenizer like tinystories.py's, but for the options."""
+    stories = (row["story"].replace(" and ", "  and   ") for row in write_shard(0, 0, 100_000))
+    settings = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
+    settings |= {"vocab_size": 500, "minloglevel": 2} | options
+    prefix = f"{folder}/trained"
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=stories, model_prefix=prefix, **settings)
+    return Tokenizer(f"{prefix}.model")
+
+
 def read_bytes(path):
     with open(path, "rb") as f:
         return f.read()
 
 
 def golden():
-    return read_bytes(os.path.join(LLAMA2C, "stories260K.expected.txt")).decode().rstrip("\n")
+    return read_bytes(f"{LLAMA2C}/stories260K.expected.txt").decode().rstrip("\n")
 
 
 def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):

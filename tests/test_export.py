@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 import torch
 
 from configurator import InputError
 from extras import export
-from model import ModelArgs, Transformer, load_checkpoint
+from extras.synthetic_stories import write_shard
+from model import Transformer, load_checkpoint
 from tests import fixtures
 from tests.fixtures import LLAMA2C, STORIES260K, TOK512, needs_shared, random_checkpoint, run_here
 from tests.test_page import changed, odd_texts
@@ -23,7 +23,6 @@ transformers = pytest.importorskip("transformers")
 safetensors = pytest.importorskip("safetensors.torch")
 gguf = pytest.importorskip("gguf")
 pytest_plugins = ["tests.fixtures"]
-STORIES = Path(fixtures.SHARED, "tinystories/data00.json")
 USE_TOK512 = f"--tokenizer={TOK512}"
 
 
@@ -63,14 +62,6 @@ def test_a_llama_of_transformers_is_the_same_model_here_and_goes_out_unchanged(t
         assert w.dtype == dtype and torch.equal(w, before.state_dict()[name])
 
 
-def test_an_untied_bin_has_a_negative_vocabulary_and_comes_back(tmp_path):
-    path = random_checkpoint(tmp_path / "ckpt.pt", tie_embeddings=False)
-    out = exported(path, "llama2c", tmp_path / "out.bin")
-    assert struct.unpack("<7i", Path(out).read_bytes()[:28])[5] == -96
-    weights = load_checkpoint(exported(out, "ckpt", tmp_path / "again.pt"))["model"]
-    assert all(torch.equal(w, weights[name]) for name, w in load_checkpoint(path)["model"].items())
-
-
 @pytest.mark.parametrize("key, value", [
     ("model_type", "qwen3"), ("architectures", ["LlamaForSequenceClassification"]), ("attention_bias", True),
     ("mlp_bias", True), ("head_dim", 16), ("hidden_act", "gelu"), ("quantization_config", {"bits": 4}),
@@ -84,35 +75,23 @@ def test_what_model_py_cannot_represent_is_refused_by_name(tmp_path, key, value)
         export.load_weights(str(tmp_path))
 
 
-def train_sentencepiece(folder, **options):
-    """The path of a sentencepiece model like tinystories.py's, but for the options."""
-    rows = json.loads(STORIES.read_bytes())[:200]
-    settings = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(row["story"].replace(" and ", "  and   ") for row in rows), vocab_size=500,
-        model_prefix=f"{folder}/trained", minloglevel=2, **settings | options,
-    )  # fmt: skip
-    return f"{folder}/trained.model"
-
-
-def auto_tokenizer(tok, folder):
+def auto_tokenizer(tok, folder, **more_files):
     """The tokenizer that transformers opens in an export."""
-    checkpoint = random_checkpoint(folder / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
+    state = {"kind": tok.kind, "files": tok.files | more_files}
+    checkpoint = random_checkpoint(folder / "ckpt.pt", state, vocab_size=tok.n_words)
     return transformers.AutoTokenizer.from_pretrained(exported(checkpoint, "hf", folder / "hf"))
 
 
-@needs_shared
-@pytest.mark.parametrize("name", ["tok512", "tok4096", "spaces"])
+@pytest.mark.parametrize("name", ["trained", "spaces", pytest.param("tok4096", marks=needs_shared)])
 def test_hf_tokenizer_gives_our_ids(tmp_path, name):
-    spaces = {"remove_extra_whitespaces": False}  # several stay several, as in Llama 2's
-    tok = Tokenizer(
-        train_sentencepiece(tmp_path, **spaces) if name == "spaces" else f"{LLAMA2C}/{name}.model"
-    )
-    assert (tok.decode(tok.encode("a  b")) == "a  b") == (name == "spaces")
+    keeps = name == "spaces"  # several stay several, as in Llama 2's
+    tok = fixtures.train_sentencepiece(tmp_path, remove_extra_whitespaces=not keeps)
+    tok = Tokenizer(f"{LLAMA2C}/{name}.model") if name == "tok4096" else tok
+    assert (tok.decode(tok.encode("a  b")) == "a  b") == keeps
     theirs = auto_tokenizer(tok, tmp_path)
     ends = transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id
     assert ends == [tok.eos_id, tok.bos_id]  # where the next story begins, this one has ended, too
-    texts = [row["story"] for row in json.loads(STORIES.read_bytes())[:200]] + odd_texts()
+    texts = [row["story"] for row in write_shard(1, 0, 100_000)] + odd_texts()
     texts += ["aaaaaaaaaa ....... !!!!!", " \n ", "\ta\n\n b ", "hahahahaha", "</s> <unk>"]
     for text in texts:
         ids = tok.encode(text)
@@ -122,7 +101,9 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, name):
 
 
 def test_texts_and_chats_have_the_same_ids_in_transformers(zh, tok, tmp_path):
-    theirs = auto_tokenizer(tok, tmp_path)
+    evil = {"../evil.py": b"1", f"{tmp_path}/evil.py": b"2", "evil.py": b"3"}
+    theirs = auto_tokenizer(tok, tmp_path, **evil)
+    assert not list(tmp_path.rglob("evil.py"))
     for text in (zh / "chunks.jsonl").read_text(encoding="utf-8").splitlines():
         assert theirs(text)["input_ids"] == tok.encode(text)
     for chat in fixtures.read_rows(zh / "chats.jsonl"):
@@ -137,39 +118,17 @@ def test_llama2c_is_byte_for_byte_the_original_which_comes_back_and_writes_its_t
     exported(STORIES260K, "llama2c", tmp_path / "out" / "model.bin", USE_TOK512)
     for name, original in (("model.bin", "stories260K.bin"), ("tokenizer.bin", "tok512.bin")):
         assert (tmp_path / "out" / name).read_bytes() == Path(LLAMA2C, original).read_bytes()
-    assert sorted(os.listdir(tmp_path / "out")) == ["model.bin", "tokenizer.bin"]  # nothing is left over
+    exported(STORIES260K, "llama2c", tmp_path / "out" / "story.bin", USE_TOK512)
+    names = ["model.bin", "story.bin", "story.tokenizer.bin", "tokenizer.bin"]
+    assert sorted(os.listdir(tmp_path / "out")) == names  # nothing is left over
+    (tmp_path / "out" / "tokenizer.bin").write_bytes(b"Llama's")
+    with pytest.raises(InputError, match="tokenizer.bin is there already"):
+        exported(STORIES260K, "llama2c", tmp_path / "out" / "model.bin", USE_TOK512)
+    assert (tmp_path / "out" / "tokenizer.bin").read_bytes() == b"Llama's"
     path = exported(f"{LLAMA2C}/stories260K.bin", "ckpt", tmp_path / "c.pt", USE_TOK512)
     capsys.readouterr()
     run_here("sample.py", f"--checkpoint={path}", "--temperature=0", "--max_new_tokens=200")
     assert capsys.readouterr().out.rstrip("\n") == fixtures.golden()
-
-
-@needs_shared
-def test_q80_export_is_laid_out_as_runq_reads_it(tmp_path):
-    data = Path(exported(STORIES260K, "llama2c_q80", tmp_path / "q.bin", USE_TOK512)).read_bytes()
-    header = struct.unpack("<Ii7iBi", data[:41])  # magic, version, ..., tied, group
-    assert header == (0x616B3432, 2, 64, 172, 5, 8, 4, 512, 512, 1, 4) and data[41:256] == bytes(215)
-    arrays = [w.numpy() for _, w in export.iter_weights(*export.load_weights(STORIES260K)[:2])]
-    at = 256
-    for w in (w for w in arrays if w.ndim == 1):
-        assert np.array_equal(np.frombuffer(data, np.float32, w.size, at), w)
-        at += 4 * w.size
-    for w in (w for w in arrays if w.ndim == 2):
-        q = np.frombuffer(data, np.int8, w.size, at).reshape(-1, 4)
-        scale = np.frombuffer(data, np.float32, w.size // 4, at + w.size)[:, None]
-        assert np.abs(q * scale - w.reshape(-1, 4)).max() <= scale.max() * 0.501
-        assert (np.abs(q).max(axis=1) == 127).all()
-        at += w.size + 4 * (w.size // 4)
-    assert at == len(data)
-
-
-@pytest.mark.parametrize("kind", ["llama2c", "llama2c_q80"])
-@pytest.mark.parametrize("shape", [{"rope_theta": 5e5}, {"norm_eps": 1e-6}])
-def test_llama2c_is_refused_what_its_c_program_has_built_in(tmp_path, shape, kind):
-    path = random_checkpoint(tmp_path / "ckpt.pt", **shape)
-    with pytest.raises(InputError, match="rope_theta"):
-        exported(path, kind, tmp_path / "model.bin")
-    assert os.listdir(tmp_path) == ["ckpt.pt"]
 
 
 def read_gguf(path):
@@ -200,18 +159,10 @@ def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, kind):
     assert (meta["llama.attention.head_count_kv"], meta["llama.feed_forward_length"]) == (4, 172)
 
 
-def test_gguf_of_a_byte_level_tokenizer_has_merges_and_the_template(tok, tmp_path):
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words + 3)
-    _, meta = read_gguf(exported(checkpoint, "gguf", tmp_path / "model.gguf"))
-    assert (meta["tokenizer.ggml.model"], meta["tokenizer.ggml.pre"]) == ("gpt2", "gpt-2")
-    assert meta["tokenizer.ggml.tokens"][: tok.n_words] == [tok.piece(i) for i in range(tok.n_words)]
-    types = meta["tokenizer.ggml.token_type"]
-    assert types[:6] == [3, 3, 3, 3, 3, 1] and types[-3:] == [5, 5, 5]  # ids that no piece has
-    assert meta["tokenizer.ggml.merges"][0].count(" ") == 1
-    assert meta["tokenizer.chat_template"] == tok.template
-
 
 FORMATS = ("hf", "llama2c", "llama2c_q80", "gguf", "gguf_q8_0", "page")
+LLAMA_CPP, RUN_C = "gguf gguf_q8_0", "llama2c llama2c_q80"
+SPACE = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True, "trim_offsets": True}
 
 
 def refused_formats(checkpoint, folder):
@@ -226,10 +177,12 @@ def refused_formats(checkpoint, folder):
     return refused
 
 
-LLAMA_CPP, RUN_C = "gguf gguf_q8_0", "llama2c llama2c_q80"
+@pytest.mark.parametrize("shape", [{"rope_theta": 5e5}, {"norm_eps": 1e-6}])
+def test_llama2c_is_refused_what_its_c_program_has_built_in(tmp_path, shape):
+    refused = refused_formats(random_checkpoint(tmp_path / "c.pt", **shape), tmp_path)
+    assert all("rope_theta=10000 and norm_eps=1e-5 built in" in refused[kind] for kind in RUN_C.split())
 
 
-@needs_shared
 @pytest.mark.parametrize("options, refused", [
     ({}, ""),
     ({"model_type": "unigram"}, f"hf {LLAMA_CPP} {RUN_C} page"),
@@ -243,12 +196,10 @@ LLAMA_CPP, RUN_C = "gguf gguf_q8_0", "llama2c llama2c_q80"
     ({"pad_id": 1, "bos_id": 2, "eos_id": 3}, RUN_C),
 ])  # fmt: skip
 def test_a_tokenizer_goes_only_where_it_gives_the_same_ids(tmp_path, options, refused):
-    tok = Tokenizer(train_sentencepiece(tmp_path, **options))
+    tok = fixtures.train_sentencepiece(tmp_path, **options)
     checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words)
     assert set(refused_formats(checkpoint, tmp_path)) == set(refused.split())
 
-
-SPACE = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True, "trim_offsets": True}
 
 
 @pytest.mark.parametrize("part, change, reason", [
@@ -268,9 +219,9 @@ def test_a_byte_level_tokenizer_that_is_not_ours_is_refused_by_name(tok, tmp_pat
     assert "--export_format=hf" in refused["gguf"]
 
 
-@needs_shared
 def test_ids_without_a_piece_are_never_sampled(tmp_path):
-    checkpoint = random_checkpoint(tmp_path / "c.pt", Tokenizer(TOK512).state(), vocab_size=520)
+    tok = fixtures.train_sentencepiece(tmp_path, vocab_size=512)
+    checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=520)
     folder = exported(checkpoint, "hf", tmp_path / "hf")
     assert transformers.AutoConfig.from_pretrained(folder).vocab_size == 520
     suppressed = transformers.GenerationConfig.from_pretrained(folder).suppress_tokens
@@ -285,7 +236,7 @@ def test_ids_without_a_piece_are_never_sampled(tmp_path):
 
 @pytest.mark.parametrize("says_tied", [True, False])
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_the_tensors_say_whether_the_head_is_tied(tmp_path, says_tied, is_tied):
+def test_the_tensors_say_whether_the_head_is_tied(tmp_path, monkeypatch, says_tied, is_tied):
     folder = Path(exported(random_checkpoint(tmp_path / "c.pt", tie_embeddings=False), "hf", tmp_path / "hf"))
     state = safetensors.load_file(folder / "model.safetensors")
     if is_tied:
@@ -299,6 +250,13 @@ def test_the_tensors_say_whether_the_head_is_tied(tmp_path, says_tied, is_tied):
     assert model.args.tie_embeddings == is_tied
     saved["model_args"]["tie_embeddings"] = True  # a checkpoint can say so, too
     assert torch.equal(Transformer.from_checkpoint(saved).output.weight, state["lm_head.weight"])
+    del state["model.norm.weight"]
+    safetensors.save_file(state, folder / "model.safetensors", {"format": "pt"})  # transformers only warns
+    with pytest.raises(InputError, match="missing model.norm.weight"):
+        export.load_weights(str(folder))
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    with pytest.raises(InputError, match="pip install transformers"):
+        export.load_weights(str(folder))
 
 
 @needs_shared
@@ -316,90 +274,68 @@ def test_the_ends_of_a_text_are_kept(tmp_path, saved, stop_ids):
     assert f'"stop_ids": {stop_ids}' in page.read_text(encoding="utf-8")
 
 
-def damaged_folder(path, kind):
-    """A folder of transformers' with one file cut off, or without one of its weights."""
-    name = {"config": "config.json", "stops": "generation_config.json"}.get(kind, "model.safetensors")
-    if kind == "missing":
-        state = safetensors.load_file(path / name)
-        del state["model.norm.weight"]
-        safetensors.save_file(state, path / name, {"format": "pt"})  # transformers only warns
-    else:
-        (path / name).write_bytes((path / name).read_bytes()[:-9])
-    return path
+def compiled(saved):
+    model = {f"_orig_mod.{name}": w for name, w in saved["model"].items()}
+    return saved | {"model": model, "optimizer": {"state": {}}, "best_val_loss": torch.ones(())}
 
 
-def brought(folder, kind):
-    """The path of what is no model, or of one that others have saved in their way."""
-    whole = random_checkpoint(folder / "whole.pt", vocab_size=512)
-    if kind in ("config", "stops", "weights", "missing"):
-        return damaged_folder(Path(exported(whole, "hf", folder / "hf")), kind)
-    path = folder / f"{kind}.{'bin' if 'bin' in kind else 'pt'}"
-    content = Path(exported(whole, "llama2c", path) if path.suffix == ".bin" else whole).read_bytes()
-    files = {"cut": content[:9999], "short bin": content[:-4], "long bin": content + b"1234"}
-    files |= {"empty bin": b"", "bin of a zip": b"PK\3\4" + content, "bin of noise": bytes(range(256)) * 40}
-    if kind in files:
-        path.write_bytes(files[kind])
-        return path
-    saved = load_checkpoint(whole)
-    compiled = {f"_orig_mod.{name}": w for name, w in saved["model"].items()}
-    happy_llm = ModelArgs(dim=128, n_heads=16, n_kv_heads=8, n_layers=2, vocab_size=512)
-    models = {
-        "compiled": {**saved, "model": compiled, "optimizer": {"state": {}}, "best_val_loss": torch.ones(())},
-        "happy-llm": Transformer(happy_llm).state_dict(),
-        "other": {"weights": 1},
-        "no files": {**saved, "tokenizer": {"kind": "tokenizers"}},
-        "ends": {**saved, "stop_ids": "abc"},
-    }
-    if kind in models:
-        torch.save(models[kind], path)
-    return path
+OTHERS = {  # a file: (what others have made of a good one, why it is refused or "")
+    "compiled.pt": (compiled, ""), "nowhere.pt": (None, "there is no checkpoint"),
+    "other.pt": (lambda saved: {"weights": 1}, "no model of this kind"),
+    "no files.pt": (lambda saved: saved | {"tokenizer": {"kind": "tokenizers"}}, "none that can be read"),
+    "ends.pt": (lambda saved: saved | {"stop_ids": "abc"}, "no token ids"),
+    "short.bin": (lambda good: good[:-4], "is not complete"), "empty.bin": (lambda good: b"", "bin is not"),
+    "long.bin": (lambda good: good + b"1234", "bin is not complete"),
+    "zip.bin": (lambda good: b"PK\3\4" + good, "bin is not"),
+    "noise.bin": (lambda good: bytes(range(256)) * 40, "its header describes no model"),
+    "hf/config.json": (lambda good: good[:-9], "config.json is broken"),
+    "hf/generation_config.json": (lambda good: good[:-9], "generation_config.json is broken"),
+    "hf/model.safetensors": (lambda good: good[:-9], "hf: the weights cannot be read"),
+}  # fmt: skip
 
 
-@needs_shared
-@pytest.mark.parametrize("kind, reason", [
-    ("compiled", ""), ("happy-llm", ""), ("cut", "cannot be read"), ("other", "no model of this kind"),
-    ("short bin", "bin is not complete"), ("long bin", "bin is not complete"), ("empty bin", "bin is not"),
-    ("bin of a zip", "bin is not"), ("bin of noise", "its header describes no model"),
-    ("config", "config.json is broken"), ("stops", "generation_config.json is broken"),
-    ("weights", "hf: the weights cannot be read"), ("missing", "missing model.norm.weight"),
-    ("nowhere", "there is no checkpoint"), ("no files", "none that can be read"), ("ends", "no token ids"),
-])  # fmt: skip
-def test_what_others_wrote_loads_or_is_refused_in_one_sentence(tmp_path, kind, reason):
-    source = brought(tmp_path, kind)
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_others_wrote_loads_or_is_refused_in_one_sentence(tmp_path, name):
+    change, reason = OTHERS[name]
+    tok = fixtures.train_sentencepiece(tmp_path)
+    good = random_checkpoint(tmp_path / "good.pt", tok.state(), vocab_size=tok.n_words, tie_embeddings=False)
+    path = source = tmp_path / name
+    if name.endswith(".pt") and change:
+        torch.save(change(load_checkpoint(good)), path)
+    elif change:
+        source = tmp_path / name.split("/")[0]
+        exported(good, "llama2c" if name.endswith(".bin") else "hf", source)
+        path.write_bytes(change(path.read_bytes()))
     before = sorted(tmp_path.rglob("*"))
-    options = [] if kind == "no files" else [USE_TOK512]
-    for export_format in ("ckpt", "page"):
+    for kind in ("ckpt", "page"):
         if not reason:
-            exported(source, export_format, tmp_path / export_format, *options)
+            exported(source, kind, tmp_path / kind)
             continue
         with pytest.raises(InputError, match=reason) as raised:
-            exported(source, export_format, tmp_path / export_format, *options)
-        assert "\n" not in str(raised.value)
-        assert sorted(tmp_path.rglob("*")) == before
+            exported(source, kind, tmp_path / kind)
+        assert "\n" not in str(raised.value) and sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_checkpoint_writes_nothing_outside_its_folder(tok, tmp_path):
-    evil = {"../evil.py": b"1", f"{tmp_path}/evil.py": b"2", "evil.py": b"3"}
-    state = {"kind": "tokenizers", "files": {**tok.files, **evil}}
-    checkpoint = random_checkpoint(tmp_path / "evil.pt", state, vocab_size=tok.n_words)
-    exported(checkpoint, "hf", tmp_path / "hf")
-    assert not list(tmp_path.rglob("evil.py")) and (tmp_path / "hf" / "tokenizer.json").exists()
-
-
-def test_an_export_to_a_link_fills_its_folder_and_a_failed_one_leaves_the_old(tmp_path, monkeypatch):
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
+def test_an_export_to_a_link_fills_its_target_and_a_failed_one_leaves_the_old(tmp_path, monkeypatch):
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tie_embeddings=False)
     (tmp_path / "big").mkdir()
-    (tmp_path / "link").symlink_to("big")
-    for _ in range(2):  # the second replaces the first
-        exported(checkpoint, "hf", tmp_path / "link")
+    for link, target in (("link", "big"), ("link.bin", "model.bin")):
+        (tmp_path / link).symlink_to(target)
+        for _ in range(2):  # the second replaces the first
+            exported(checkpoint, "hf" if target == "big" else "llama2c", tmp_path / link)
+        assert (tmp_path / link).is_symlink()
     files = {path: path.read_bytes() for path in (tmp_path / "big").iterdir()}
-    assert (tmp_path / "link").is_symlink() and tmp_path / "big" / "model.safetensors" in files
+    assert tmp_path / "big" / "model.safetensors" in files
     monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", lambda *args: [][0])
     for out in ("link", "new"):
         with pytest.raises(IndexError):
             exported(checkpoint, "hf", tmp_path / out)
     assert {path: path.read_bytes() for path in (tmp_path / "big").iterdir()} == files
-    assert sorted(os.listdir(tmp_path)) == ["big", "ckpt.pt", "link"]
+    assert sorted(os.listdir(tmp_path)) == ["big", "ckpt.pt", "link", "link.bin", "model.bin"]
+    data = (tmp_path / "model.bin").read_bytes()
+    assert struct.unpack("<7i", data[:28])[5] == -96  # negative: the head is not the embedding table
+    again = load_checkpoint(exported(tmp_path / "link.bin", "ckpt", tmp_path / "again.pt"))["model"]
+    assert all(torch.equal(w, again[name]) for name, w in load_checkpoint(checkpoint)["model"].items())
 
 
 @pytest.mark.parametrize("kind, out, reason", [
@@ -409,31 +345,30 @@ def test_an_export_to_a_link_fills_its_folder_and_a_failed_one_leaves_the_old(tm
         ("ckpt.pt/p", "no folder to write into"))),
 ])  # fmt: skip
 def test_an_export_replaces_nothing_but_an_export(kind, out, reason, tmp_path):
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
-    exported(checkpoint, "hf", tmp_path / "folder")
+    exported(random_checkpoint(tmp_path / "ckpt.pt"), "hf", tmp_path / "folder")
     (tmp_path / "folder" / "thesis.tex").write_text("years of work")
     (tmp_path / "link").symlink_to("ckpt.pt")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(InputError, match=reason):
-        exported(checkpoint, kind, tmp_path / out)
+        exported(tmp_path / "link", kind, tmp_path / out)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
 @needs_shared
-def test_the_tokenizer_of_llama2c_overwrites_no_other(tmp_path):
-    (tmp_path / "tokenizer.bin").write_bytes(b"Llama's")
-    for _ in range(2):
-        exported(STORIES260K, "llama2c", tmp_path / "story.bin", USE_TOK512)
-    written = sorted(os.listdir(tmp_path))
-    assert written == ["story.bin", "story.tokenizer.bin", "tokenizer.bin"]
-    with pytest.raises(InputError, match="tokenizer.bin is there already"):
-        exported(STORIES260K, "llama2c", tmp_path / "model.bin", USE_TOK512)
-    assert (tmp_path / "tokenizer.bin").read_bytes() == b"Llama's" and sorted(os.listdir(tmp_path)) == written
-
-
-@pytest.mark.parametrize("kind, package", [("gguf", "gguf"), ("hf", "transformers")])
-def test_optional_packages_are_asked_for_by_name(tok, tmp_path, monkeypatch, kind, package):
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
-    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    with pytest.raises(InputError, match=f"pip install {package}"):
-        exported(checkpoint, kind, tmp_path / "out")
+def test_q80_export_is_laid_out_as_runq_reads_it(tmp_path):
+    data = Path(exported(STORIES260K, "llama2c_q80", tmp_path / "q.bin", USE_TOK512)).read_bytes()
+    header = struct.unpack("<Ii7iBi", data[:41])  # magic, version, ..., tied, group
+    assert header == (0x616B3432, 2, 64, 172, 5, 8, 4, 512, 512, 1, 4) and data[41:256] == bytes(215)
+    weights = [w.numpy() for _, w in export.iter_weights(*export.load_weights(STORIES260K)[:2])]
+    at = 256
+    for w in sorted(weights, key=lambda w: w.ndim):  # the norms first
+        if w.ndim == 1:
+            assert np.array_equal(np.frombuffer(data, np.float32, w.size, at), w)
+            at += 4 * w.size
+            continue
+        q = np.frombuffer(data, np.int8, w.size, at).reshape(-1, 4)
+        scale = np.frombuffer(data, np.float32, w.size // 4, at + w.size)[:, None]
+        assert np.abs(q * scale - w.reshape(-1, 4)).max() <= scale.max() * 0.501
+        assert (np.abs(q).max(axis=1) == 127).all()
+        at += w.size + 4 * (w.size // 4)
+    assert at == len(data)

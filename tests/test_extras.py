@@ -1,9 +1,9 @@
-"""What the course only mentions: synthetic stories, texts of one's own, broken lines, Muon."""
+"""What the course only mentions: stories without a network, broken lines, Muon, the picture of a run."""
 
-import copy
-import math
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,49 +13,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import prepare_data
 import tinystories
 import train_tokenizer
-from configurator import InputError, write_json
-from extras import own_text, synthetic_stories
+from configurator import write_json
+from extras import plot, synthetic_stories
 from extras.muon import MuonAdamW, configure_muon, orthogonalize
-from model import load_checkpoint, model_args_dict
-from tinystories import CHAT_START, read_meta
+from model import ModelArgs, Transformer, load_checkpoint, model_args_dict
+from tinystories import CHAT_START, PretokDataset
 from tokenizer import Tokenizer
 
 # isort: off
 from tests.fixtures import (
-    LLAMA2C, SHARED, SMALL, chat_rows, flags, prepare, read_rows, run, run_here, small_model,
+    HERE, LLAMA2C, SHARED, SMALL, chat_rows, dataset, flags, prepare, read_rows, run_here, small_model,
+    write_rows,
 )  # fmt: skip
 
-
 pytest_plugins = ["tests.fixtures"]
-
-
-def test_synthetic_stories_repeat_themselves_and_hold_names_to_copy():
-    one, two = (synthetic_stories.write_shard(7, 3, 100_000) for _ in range(2))
-    assert one == two != synthetic_stories.write_shard(8, 3, 100_000)
-    assert 100_000 <= sum(len(s["story"].encode()) for s in one) < 105_000
-    assert set(one[0]) == {"story", "instruction", "summary", "source", "bits"}
-    others = synthetic_stories.write_shard(1337, 1, 1_000_000)
-    assert min(len(s["instruction"]["words"]) for s in others) == 2  # a story without three long words
-    known = set(re.findall(r"\w+", " ".join(s["story"] for s in others)))
-    copied = 0
-    for words in (re.findall(r"\w+", s["story"]) for s in one):
-        copied += any(w[0].isupper() and w not in known and words.count(w) >= 3 for w in set(words))
-    assert copied > len(one) / 2  # repeat a name that 6,000 other stories do not have
-
-
-def test_a_text_of_ones_own_becomes_stories_and_shards(tmp_path):
-    texts = [s["story"] for s in synthetic_stories.write_shard(0, 0, 90_000)]
-    (tmp_path / "my.txt").write_text("\n<|endoftext|>\n".join(texts), encoding="utf-8")
-    write_json(f"{tmp_path}/my.json", [{"body": text} for text in texts])
-    for kind in ("txt", "json"):
-        shards = own_text.deal(own_text.read_documents(f"{tmp_path}/my.{kind}", "body"), 50)
-        assert [text for shard in shards for text in shard] == texts and len(shards) == 4
-    run("tinystories.py", "pretokenize", f"--input_path={tmp_path}/my.txt",
-        *flags(data_dir=f"{tmp_path}/mine", vocab_size=400, workers=2))  # fmt: skip
-    meta, tok = read_meta(f"{tmp_path}/mine/tok400", 400), Tokenizer(f"{tmp_path}/mine/tok400.model")
-    ids = np.concatenate([np.fromfile(p, "<u2") for p in sorted((tmp_path / "mine/tok400").glob("*.bin"))])
-    assert tok.decode(ids.tolist()).replace(" ", "") == "".join(texts).replace(" ", "")
-    assert all(split["documents"] for split in meta["splits"].values())
 
 
 ODD_TEXTS = (
@@ -64,34 +35,23 @@ ODD_TEXTS = (
 )  # fmt: skip
 
 
-def test_the_word_cache_gives_the_ids_of_sentencepiece(data):
+def test_the_word_cache_gives_the_ids_of_sentencepiece_and_bytes_are_those_of_the_ids(data, tok):
     paths = [f"{data}/tok512.model"]
     texts = [s["story"] for s in synthetic_stories.write_shard(0, 0, 100_000)]
     if os.path.isdir(SHARED):
         paths += [f"{LLAMA2C}/tok{n}.model" for n in (512, 4096)]
         texts += tinystories.read_texts(f"{SHARED}/tinystories/data00.json")
-    for tok in map(Tokenizer, paths):
-        encode = tinystories.text_encoder(tok, "uint16")
-        for text in [*texts, *ODD_TEXTS]:
-            assert np.frombuffer(encode(text), "<u2").tolist() == tok.encode(text), repr(text)
+    for tokenizer in (*map(Tokenizer, paths), tok):
+        documents = [*texts[: 50 if tokenizer is tok else None], *ODD_TEXTS]
+        encoded, _ = tinystories.encode_documents(documents, tokenizer, "uint32")
+        want = [i for text in documents for i in tokenizer.encode(text, bos=True)]
+        assert np.frombuffer(encoded, "<u4").tolist() == want
+        for text in ["a  b   c", "  x = 1\n    y = 2\n", "One day,\n\n Lily ", "１２，\u3000三", "", "a▁b"]:
+            _, counts = tinystories.encode_documents([text], tokenizer, "uint32")
+            assert counts["bytes"] == len(tokenizer.decode(tokenizer.encode(text)).encode())
 
 
-def test_ids_above_65536_take_four_bytes(tmp_path):
-    class Large:
-        kind, n_words, bos_id, eos_id = "tokenizers", 70_000, 69_999, -1
-
-        def encode(self, text):
-            return [65_536 + ord(c) for c in text]
-
-        def normalize(self, text):
-            return text
-
-    ids, counts = tinystories.encode_documents(["ab", "c"], Large(), "uint32")
-    assert np.frombuffer(ids, "<u4").tolist() == [69_999, 65_633, 65_634, 69_999, 65_635]
-    assert counts["tokens"] == 5
-
-
-def test_broken_stories_are_named_skipped_and_counted(data, tmp_path, capsys):
+def test_broken_stories_and_lines_are_named_by_number_skipped_and_counted(data, tmp_path, capsys):
     path = f"{tmp_path}/data01.json"
     write_json(path, [{"story": "One."}, {"tale": "no story here"}, {"story": " "}, {"story": "Two."}])
     _, _, counts = tinystories.process_shard({"path": path}, Tokenizer(f"{data}/tok512.model"), "uint16")
@@ -99,12 +59,6 @@ def test_broken_stories_are_named_skipped_and_counted(data, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert re.findall(r"data01.json, item (\d): no story", err) == ["2", "3"]
     assert "data01.json: left out: no story (2)" in out
-    (tmp_path / "data02.json").write_text('[{"story": "cut o')
-    with pytest.raises(InputError, match="data02.json is broken: .* line 1 column 12"):
-        tinystories.read_texts(f"{tmp_path}/data02.json")
-
-
-def test_bad_lines_are_named_by_number_skipped_and_counted(tmp_path, capsys):
     bad = [b"{", b'{"text": 5}', b"", b'{"text": "\\ud800"}', b"\xff"]
     (tmp_path / "raw.jsonl").write_bytes(b"\n".join([b'{"text": "a"}', *bad, b'{"text": "b"}']))
     prepare("pretrain", tmp_path / "raw.jsonl", tmp_path / "out.jsonl")
@@ -121,14 +75,6 @@ def test_max_chars_caps_what_is_learned_and_takes_it_from_everywhere(zh):
     parts = prepare_data.split_file(path)[1:]
     firsts = [next(prepare_data.read_texts_from_jsonl(path, *part)) for part in parts]
     assert all(any(first.startswith(text[:20]) for text in texts) for first in firsts)
-
-
-def test_bits_per_byte_count_the_bytes_that_the_ids_stand_for(data, tok):
-    texts = ["a  b   c", "  x = 1\n    y = 2\n", "One day,\n\n Lily ", "１２，\u3000三", "", "a▁b"]
-    for tokenizer in (Tokenizer(f"{data}/tok512.model"), tok):
-        for text in texts:
-            counts = tinystories.encode_documents([text], tokenizer, "uint16")[1]
-            assert counts["bytes"] == len(tokenizer.decode(tokenizer.encode(text)).encode())
 
 
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24)])
@@ -148,35 +94,13 @@ def test_muon_is_torchs(shape):
         assert s.min() > 0.5 and s.max() < 1.3
 
 
-def test_muon_has_the_matrices_of_the_blocks_and_learns_one_batch_by_heart():
-    model, x = small_model(), torch.randint(96, (4, 17))
+def test_muon_has_the_matrices_of_the_blocks():
+    model = small_model()
     optimizer = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
     matrices, vectors, muon = ([id(p) for p in group["params"]] for group in optimizer.param_groups)
     assert sorted(muon) == sorted(id(p) for p in model.layers.parameters() if p.dim() == 2)
     assert sorted(matrices + vectors + muon) == sorted(id(p) for p in model.parameters())  # each once
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0, 0.1]
-    for _ in range(80):
-        loss = model(x[:, :-1], x[:, 1:])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert loss.item() < 0.1
-
-
-def test_an_optimizer_told_of_gradients_that_are_not_finite_changes_nothing():
-    model, x = small_model(), torch.randint(96, (4, 17))
-    optimizer = configure_muon(model, 0.1, 1e-2, (0.9, 0.95))
-    states = []
-    for found_inf in (0, 1, 0):
-        model(x[:, :-1], x[:, 1:]).backward()
-        for p in model.parameters():
-            p.grad[0] = math.nan if found_inf else p.grad[0]
-        optimizer.found_inf = torch.tensor(float(found_inf))
-        optimizer.step()
-        optimizer.zero_grad()
-        states.append(copy.deepcopy([model.state_dict(), optimizer.state_dict()["state"]]))
-    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
-    assert not torch.equal(states[1][0]["norm.weight"], states[2][0]["norm.weight"])
 
 
 def test_a_run_with_muon_that_resumes_ends_with_the_weights_of_one_that_never_stopped(data, tmp_path):
@@ -232,3 +156,78 @@ def test_fine_tuning_has_the_loss_of_each_conversation_alone(tmp_path):
     evaluated, trained_on = read_rows(tmp_path / "out" / "log.jsonl")[:2]
     for loss in (evaluated["val_loss"], trained_on["loss"]):
         assert loss == pytest.approx(np.mean(losses), abs=1e-4)
+
+
+def test_the_picture_of_a_log_or_one_printed_line(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    bad = {"step": 1, "train_loss": None, "val_loss": 6.0, "val_bpb": 2.0, "limit_bpb": 1.0}
+    log = str(write_rows(tmp_path / "log.jsonl", [{"step": 0, "loss": 7.0}, bad]))
+    for _ in range(2):  # an older picture is replaced
+        plot.try_draw(log, f"{tmp_path}/loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    plot.draw([log, log], f"{tmp_path}/compare.svg")
+    assert "limit, 3.00" in (tmp_path / "compare.svg").read_text()
+    assert capsys.readouterr().out == ""
+    (tmp_path / "folder.png").mkdir()
+    for source, picture in ((log, "folder.png"), (f"{tmp_path}/none.jsonl", "new.png")):
+        plot.try_draw(source, f"{tmp_path}/{picture}")
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{tmp_path}/{picture} is not drawn: ") and printed.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["compare.svg", "folder.png", "log.jsonl", "loss.png"]
+
+
+@pytest.mark.parametrize("source, printed", [
+    ("raise ImportError('numpy is too old\\nsecond line')", "numpy is too old\n"),
+    ("raise RuntimeError", "RuntimeError\n"),
+    (None, ""),  # it is not installed
+])  # fmt: skip
+def test_a_matplotlib_that_is_missing_or_broken(source, printed, tmp_path):
+    """In a process of its own, which has not imported matplotlib yet."""
+    if source:
+        (tmp_path / "stub").mkdir()
+        (tmp_path / "stub" / "matplotlib.py").write_text(source)
+    hide = "" if source else "sys.modules['matplotlib'] = None; "
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'stub')!r}); {hide}"
+    code += "from extras.plot import try_draw; try_draw('log.jsonl', 'loss.png')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (printed and f"loss.png is not drawn: {printed}")
+
+
+# --- what a reader of the tutorial, or of llama2.c, tries
+
+def test_the_default_model_is_the_tutorials():
+    model = Transformer(ModelArgs())
+    assert model.num_params() == 8_483_616
+    assert ModelArgs(dim=64, multiple_of=2).hidden_dim == 170  # llama2.c's
+    assert model(torch.zeros(1, 256, dtype=torch.long)).shape == (1, 256, 4096)
+
+
+def test_what_a_checkpoint_leaves_out_is_llama2cs_default_not_ours():
+    model = small_model(n_kv_heads=4, multiple_of=256, max_seq_len=32)
+    model_args = {"dim": 64, "n_layers": 3, "n_heads": 4, "vocab_size": 96}
+    loaded = Transformer.from_checkpoint({"model": model.state_dict(), "model_args": model_args})
+    assert (loaded.args.n_kv_heads, loaded.args.hidden_dim, loaded.args.max_seq_len) == (4, 256, 2048)
+    ids = torch.randint(96, (2, 32))
+    assert torch.equal(loaded(ids), model(ids))
+
+
+def test_the_tutorials_dataloader_reads_a_shuffled_epoch(data):
+    ds = dataset(data)
+    order = ds.order(0).tolist()
+    assert order != sorted(order) == list(range(len(ds)))
+    batches = list(torch.utils.data.DataLoader(ds, batch_size=8))
+    for part in (0, 1):  # inputs, targets
+        read = torch.cat([batch[part] for batch in batches])
+        assert torch.equal(read, torch.stack([ds[i][part] for i in order]))
+    for i, (x, _) in zip(order[:5], ds):  # without the loader, too
+        assert torch.equal(x, ds[i][0])
+
+
+def test_pretokenize_can_be_called_with_a_vocabulary_size(data, tmp_path, monkeypatch):
+    (tmp_path / "TinyStories_all_data").symlink_to(f"{data}/TinyStories_all_data")
+    monkeypatch.setattr(tinystories, "data_dir", str(tmp_path))
+    monkeypatch.setattr(tinystories, "vocab_size", 4096)
+    monkeypatch.setattr(tinystories, "workers", 1)
+    tinystories.pretokenize(400)
+    assert len(PretokDataset("train", 64, 400, "custom", data_dir=str(tmp_path))) > 100

@@ -12,23 +12,21 @@ import zipfile
 
 import numpy as np
 import pytest
-import sentencepiece
 import tokenizers
 import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import tinystories
 from configurator import InputError, cpu_count, read_json
-from model import ModelArgs, sample_next_token
+from model import sample_next_token
 from prepare_data import CHAT_TEMPLATE
 from reader import read_text
-from sample import TextGenerator
 from tinystories import PretokDataset, encode_documents, text_encoder
 from tokenizer import Tokenizer
 
 from tests.fixtures import (  # isort: skip
-    END, START, ZH, assistant, flags, needs_shared, prepare, random_checkpoint, read_rows, run_here,
-    sentences, user, write_ids, write_rows,
+    END, START, ZH, assistant, flags, needs_shared, prepare, read_rows, run_here, sentences,
+    small_model, train_sentencepiece, user, write_ids, write_rows,
 )
 
 pytest_plugins = ["tests.fixtures"]
@@ -243,6 +241,7 @@ WRITTEN = [  # tokenizer_config.json, special_tokens_map.json, the ids of BOS an
     ({"bos_token": None}, {"bos_token": "<s>", "eos_token": None}, (1, -1)),
     ({"bos_token": "none of it"}, {}, (-1, -1)),
     ({"bos_token": "<unk>", "eos_token": "<unk>"}, {}, (0, 0)),
+    ({"bos_token": None, "eos_token": "<unk>"}, {}, (-1, 0)),
 ]
 
 
@@ -280,18 +279,13 @@ def test_tokenizers_that_cannot_be_right_are_refused(tmp_path):
             Tokenizer(wrong)
 
 
-def test_a_sentencepiece_model_without_a_dummy_prefix_is_encoded_as_it_is(tmp_path):
-    for prefix in (True, False):
-        texts = ["the cat sat on the mat", "<s>a cat</s> sat"] * 50
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts), model_prefix=f"{tmp_path}/m", vocab_size=300, model_type="bpe",
-            byte_fallback=True, add_dummy_prefix=prefix, hard_vocab_limit=False, minloglevel=2,
-        )  # fmt: skip
-        tok = Tokenizer(f"{tmp_path}/m.model")
-        for text in ("the cat sat", " the  cat ", "<s>a</s>", "猫 sat"):
-            ids = np.frombuffer(text_encoder(tok, "uint16")(text), "<u2").tolist()
-            assert ids == tok.encode(text) and not {tok.bos_id, tok.eos_id} & set(ids)
-        assert tok.decode(ids) == "猫 sat"
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_sentencepiece_model_without_a_dummy_prefix_is_encoded_as_it_is(tmp_path, prefix):
+    tok = train_sentencepiece(tmp_path, add_dummy_prefix=prefix)
+    for text in ("the cat sat", " the  cat ", "<s>a</s>", "猫 sat"):
+        ids = np.frombuffer(text_encoder(tok, "uint16")(text), "<u2").tolist()
+        assert ids == tok.encode(text) and not {tok.bos_id, tok.eos_id} & set(ids)
+    assert tok.decode(ids) == "猫 sat"
 
 
 def test_another_chat_template_is_named(zh, tmp_path, capsys):
@@ -304,15 +298,31 @@ def test_another_chat_template_is_named(zh, tmp_path, capsys):
         assert ("its chat template differs" in capsys.readouterr().err) == (template != CHAT_TEMPLATE)
 
 
-# --- models and numbers
+def test_happy_llms_checkpoint_and_a_strangers_tokenizer_go_all_the_way(zh, tmp_path, capsys):
+    stranger, happy = tmp_path / "stranger", tmp_path / "pretrain_64_3_600.pth"
+    stranger.mkdir()
+    shutil.copy(zh / "tokenizer_k" / "tokenizer.json", stranger)
+    config = {"bos_token": None, "eos_token": "<|im_end|>", "chat_template": "{{ messages }}"}  # as Qwen's
+    (stranger / "tokenizer_config.json").write_text(json.dumps(config))
+    torch.save(small_model(n_heads=16, n_kv_heads=8, vocab_size=600, max_seq_len=512).state_dict(), happy)
+    options = flags(tokenizer=stranger, workers=1, max_seq_len=64)
+    prepare("pretokenize_sft", zh / "chats.jsonl", tmp_path / "ids", *options)
+    options = flags(vocab_source=tmp_path / "ids", init_from=happy, out_dir=tmp_path / "out", max_iters=2,
+                    eval_iters=1, batch_size=2, compile="false", device="cpu", max_seq_len=64)  # fmt: skip
+    run_here("train.py", *options)
+    said = capsys.readouterr()
+    warning = "stranger: its chat template differs; chats are written in the tutorial's"
+    assert said.err.count(warning) == 1 and "finished: 2 steps" in said.out
+    path = tmp_path / "out" / "ckpt.pt"
+    for given in ([f"--checkpoint={path}"], [f"--checkpoint={happy}", f"--tokenizer={stranger}"]):
+        run_here("sample.py", *given, "--prompt=你好", "--max_new_tokens=4")
+        assert "\n你好" in "\n" + capsys.readouterr().out
+        run_here("extras/export.py", *given, f"--out={tmp_path}/hf")
+        exported = json.loads((tmp_path / "hf" / "config.json").read_bytes())
+        assert (exported["num_attention_heads"], exported["num_key_value_heads"]) == (16, 8)
 
-def test_a_padded_vocabulary_is_sampled_from_its_pieces_only(tok, tmp_path):
-    assert ModelArgs(dim=64, multiple_of=2).hidden_dim == 170  # llama2.c's
-    path = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words + 900)
-    generator = TextGenerator(path)
-    new = list(generator.stream([1], 64, 20, temperature=50.0, top_k=0))
-    assert max(map(max, new)) < tok.n_words
 
+# --- numbers
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-42, 1e-8, 1e30])
 def test_a_temperature_close_to_zero_takes_the_likeliest_token(temperature):
@@ -321,11 +331,7 @@ def test_a_temperature_close_to_zero_takes_the_likeliest_token(temperature):
     assert drawn == {logits.argmax().item()} if temperature < 1 else len(drawn) > 20
 
 
-def test_processes_and_seeds_are_such_as_the_machine_can_have(monkeypatch, capsys):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)), raising=False)
-    assert cpu_count() == 3
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
-    assert cpu_count() == 16
-    with pytest.raises(AssertionError):  # exit code 2
-        run_here("sample.py", "--seed=-1")
-    assert "--seed: expects a whole number, at least 0, below 4e9, not '-1'" in capsys.readouterr().err
+def test_processes_are_such_as_the_machine_can_have(monkeypatch):
+    for cores, processes in ((3, 3), (64, 16)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=cores: set(range(n)), raising=False)
+        assert cpu_count() == processes

@@ -20,7 +20,7 @@ from configurator import InputError, read_json
 from extras.page import __main__ as page
 from model import Transformer, load_checkpoint
 from tests import fixtures
-from tests.fixtures import STORIES260K, TOK512, needs_shared, random_checkpoint, read_bytes, run
+from tests.fixtures import STORIES260K, TOK512, needs_shared, random_checkpoint, read_bytes
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
@@ -118,6 +118,12 @@ def test_logits_and_greedy_text_are_pytorchs_with_and_without_the_cache(name, pa
     assert written == model.generate(torch.tensor([ids]), count, temperature=0)[0].tolist()
 
 
+def test_a_chat_is_encoded_as_in_python(pages, tok):
+    messages = [fixtures.user("你好，<|im_end|>\n ok"), fixtures.assistant(" 是的！"), fixtures.user("再见")]
+    (ids,) = ask(pages["chat"], "tok.encode_chat(messages)", messages=messages)
+    assert ids == tok.encode_chat(messages, add_generation_prompt=True)[0]
+
+
 def inside(model, ids):
     """Of each layer: attention (H, T, T) and, after it, the residual stream's logits (T, V), by PyTorch."""
     looked = []
@@ -140,13 +146,12 @@ def inside(model, ids):
 @pytest.mark.parametrize("name", ["quick start", "nine heads"])
 def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name, pages, checkpoints):
     model = float16_model(checkpoints[name])
-    ids = torch.randint(5, 20, (30,)).tolist()  # some of them twice
+    ids = torch.randint(5, 20, (30,)).tolist()
     heads = [(layer, head) for layer in range(model.args.n_layers) for head in range(model.args.n_heads)]
-    read, lens, copying, rows = ask(
+    read, lens, rows = ask(
         pages[name],
         "read(ids)",
         "engine.ask('story', 'lens', 21, 3)",
-        "engine.ask('story', 'copy_heads')",
         "heads.map(([layer, head]) => engine.ask('story', 'attention', 20, layer, head).weights)",
         ids=ids,
         heads=heads,
@@ -164,30 +169,9 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
     assert read["probs"][0] is None
     assert (torch.tensor(read["probs"][1:]) - probs).abs().max() < 1e-5
     assert read["ranks"][1:] == (1 + (final > probs[:, None]).sum(1)).tolist()
-    repeated = [i for i in range(30) if ids[i] in ids[: max(0, i - 1)]]
-    for one in copying:
-        rows = attention[one["layer"]][one["head"]]
-        shares = [sum(float(rows[i, j + 1]) for j in range(i - 1) if ids[j] == ids[i]) for i in repeated]
-        assert abs(one["score"] - sum(shares) / len(shares)) < 1e-5
-        assert abs(one["share"] - max(shares)) < 1e-5
-        assert abs(one["share"] - shares[repeated.index(one["example"])]) < 1e-5
-    assert {(one["layer"], one["head"]) for one in copying} == set(heads)
-    assert copying == sorted(copying, key=lambda one: -one["score"])
 
 
-def test_what_has_left_the_context_is_read_again_when_it_is_asked_for(pages, checkpoints):
-    model = float16_model(checkpoints["quick start"])
-    ids = torch.randint(5, 500, (80,)).tolist()  # max_seq_len is 64
-    lens = "engine.ask('story', 'lens', {}, 1).at(-1).p"
-    start, *found = ask(pages["quick start"], "read(ids).start", lens.format(20), lens.format(79), ids=ids)
-    assert start > 20
-    for p, context, i in ((found[0], ids[:20], 20), (found[1], ids[start:79], 79)):
-        assert abs(p - model(torch.tensor([context]))[0, -1].softmax(-1)[ids[i]]) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "temperature, top_k, top_p", [(0.5, 7, 1), (1.5, 0, 0.6), (0.8, 20, 0.9), (0, 0, 0.9)]
-)
+@pytest.mark.parametrize("temperature, top_k, top_p", [(0.5, 7, 1), (0.8, 20, 0.9), (0, 0, 0.9)])
 def test_the_sampler_cuts_and_draws_as_model_py(temperature, top_k, top_p, pages):
     logits = torch.randn(50) * 2
     draw = "sample_next_token(distribution(logits, settings), random_at(7, i))"
@@ -249,6 +233,7 @@ TOKENIZERS = {
     "chat": lambda data, tok, folder: tok,
     "chat with NFKC": lambda data, tok, folder: changed(tok, normalizer={"type": "NFKC"}),
     "odd words": lambda data, tok, folder: trained_on_odd_texts(folder),
+    "spaces": lambda data, tok, folder: fixtures.train_sentencepiece(folder, remove_extra_whitespaces=False),
     "digits": lambda data, tok, folder: trained_on_odd_texts(folder, "--split_digits=True"),
     "llama2.c's": lambda data, tok, folder: Tokenizer(TOK512),
 }
@@ -280,13 +265,6 @@ def test_the_tokenizer_gives_pythons_ids_on_500_texts(name, data, tok, zh, tmp_p
     assert all("surrogate" in message for message in refused)
 
 
-def test_a_chat_is_encoded_as_in_python(pages, tok):
-    user, assistant = fixtures.user, fixtures.assistant
-    messages = [fixtures.system(), user("你好，<|im_end|>\n ok"), assistant(" 是的！"), user("再见")]
-    (ids,) = ask(pages["chat"], "tok.encode_chat(messages)", messages=messages)
-    assert ids == tok.encode_chat(messages, add_generation_prompt=True)[0]
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_the_page_allows_its_own_scripts_and_nothing_else(name, pages):
     text = read_bytes(pages[name]).decode()
@@ -314,25 +292,20 @@ def test_the_words_of_both_languages_have_the_same_keys_and_values():
     assert [key for key in keys[0] if key not in used and not key.startswith("who_")] == []
 
 
-def test_a_page_is_its_weights_in_float16_and_less_than_150_kb(pages, checkpoints):
-    weights = 2 * float16_model(checkpoints["quick start"]).num_params() * 4 / 3  # 3 bytes: 4 letters
-    assert 50_000 < os.path.getsize(pages["quick start"]) - weights < 150_000  # and a tokenizer of 512
-
-
 def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints, pages, monkeypatch):
     path = str(tmp_path / "p.html")
-    no_tokenizer = random_checkpoint(tmp_path / "none.pt")
-    _, said = run("extras.page", f"--checkpoint={no_tokenizer}", f"--out={path}", ok=False)
-    assert re.fullmatch(r"extras\.page: .* holds no tokenizer: give it one, --tokenizer=PATH\n", said)
-    for option, value in {"checkpoint": checkpoints["chat"], "prompt": PROMPT, "out": path}.items():
-        monkeypatch.setattr(page, option, value)
-    for limit in (50_000, os.path.getsize(pages["chat"]) - 1):  # the weights alone would fit the second
-        monkeypatch.setattr(page, "MAX_BYTES", limit)
-        with pytest.raises(InputError, match="too large for a page"):
-            page.main()
+    weights = 2 * float16_model(checkpoints["quick start"]).num_params() * 4 / 3  # 3 bytes: 4 letters
+    assert 50_000 < os.path.getsize(pages["quick start"]) - weights < 150_000  # and a tokenizer of 512
+    with pytest.raises(InputError, match="holds no tokenizer: give it one, --tokenizer=PATH"):
+        write_page(path, random_checkpoint(tmp_path / "none.pt"))
     saved = load_checkpoint(checkpoints["chat"])
     saved["model"]["norm.weight"][0] = 1e5
     torch.save(saved, tmp_path / "c.pt")
     with pytest.raises(InputError, match="norm.weight holds numbers that float16 does not have"):
         write_page(path, tmp_path / "c.pt")
+    for option, value in {"checkpoint": checkpoints["chat"], "prompt": PROMPT, "out": path}.items():
+        monkeypatch.setattr(page, option, value)
+    monkeypatch.setattr(page, "MAX_BYTES", os.path.getsize(pages["chat"]) - 1)  # the weights alone would fit
+    with pytest.raises(InputError, match="too large for a page"):
+        page.main()
     assert not os.path.exists(path)

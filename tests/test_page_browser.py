@@ -3,7 +3,6 @@ extras/page/ in a real browser: each thing on the page does what it says. Needs 
 (Debian: chromium, chromium-driver) and the package selenium.
 """
 
-import math
 import shutil
 import time
 
@@ -41,11 +40,9 @@ class Browser:
         self.driver.get(f"file://{path}")
         self.wait("document.documentElement.dataset.ready")
 
-    def show_on(self, width, **media):
+    def show_on(self, width):
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.cdp("Emulation.setDeviceMetricsOverride", screen)
-        features = [{"name": f"prefers-{name}", "value": value} for name, value in media.items()]
-        self.cdp("Emulation.setEmulatedMedia", {"features": features})
 
     def wait(self, condition):
         WebDriverWait(self.driver, 60, 0.02).until(lambda _: self.do(f"return ({condition})"), condition)
@@ -142,26 +139,6 @@ def test_a_typed_beginning_is_written_on_paused_stepped_and_repeated(story):
         assert (story.ids() == written[: len(begun) + 3]) == (seed == "1337")
 
 
-def test_a_chip_tells_its_id_bytes_probability_and_rank(story):
-    ids = story.ids()
-    story.click("#chips .chip:nth-of-type(1)")
-    assert "a special token" in story.text("#detail") and "nothing stands before it" in story.text("#detail")
-    story.click("#chips .chip:nth-of-type(4)")
-    probs = story.model(torch.tensor([ids]))[0, 2].softmax(-1)
-    bits, rank = -float(probs[ids[3]].log2()), 1 + int((probs > probs[ids[3]]).sum())
-    raw = story.tok.piece(ids[3]).replace("▁", " ").encode().hex(" ").upper()
-    said = story.text("#detail")
-    assert f"id {ids[3]}, bytes {raw}" in said and "You wrote it" in said
-    assert f"rank {rank} of 512, surprise {bits:.1f} bits" in said
-    assert abs(story.numbers("#chips .chip", "--heat")[3] - min(1, bits / 10)) < 1e-3
-    story.press("#chips", Keys.RIGHT)
-    assert story.do("return state.selected") == 4 and f"id {ids[4]}," in story.text("#detail")
-    assert story.find("#chips").get_attribute("aria-activedescendant") == "chip_4"
-    story.click("h1")  # the pointer leaves
-    story.press("#chips", Keys.ESCAPE)
-    assert story.do("return state.selected") is None and "Point at a token" in story.text("#detail")
-
-
 def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     logits = story.model(torch.tensor([story.ids()]))[0, -1]
     before, order = logits.softmax(-1).topk(10)
@@ -171,74 +148,18 @@ def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     assert (story.numbers(".bar .after", "--p") - after).abs().max() < 1e-4
     story.set(top_k=2)  # 3 tokens
     assert ["cut" in name for name in story.all(".bar", "className")] == [False] * 3 + [True] * 7
-    assert abs(story.numbers(".bar .after", "--p").sum() - 1) < 1e-4
-    story.press("#temperature", Keys.HOME)
-    assert story.numbers(".bar .after", "--p").tolist() == [1] + [0] * 9
     began = story.ids()
-    i = len(began)
-    likeliest, second = order[:2].tolist()
     story.click(".bar:nth-child(2)")
-    assert story.ids() == [*began, second]
-    story.click("#step", "#step", f"#chip_{i}")  # select the token that was taken
+    assert story.ids() == [*began, order[1].item()]
+    story.click("#step", "#step", f"#chip_{len(began)}")  # select the token that was taken
     assert "instead of the selected token" in story.text("#next_help")
-    assert story.all(".bar.chosen", "dataset.id") == [str(second)]
-    story.find(f'.bar[data-id="{likeliest}"]').click()
-    story.wait(f"state.ids[{i}] === {likeliest} && state.ids.length > {i + 1}")  # the text continues
+    story.find(f'.bar[data-id="{order[0].item()}"]').click()
+    story.wait(f"state.ids.length > {len(began) + 1}")  # the text continues
     story.click("#play")
-    assert story.ids()[: i + 1] == [*began, likeliest]
+    assert story.ids()[: len(began) + 1] == [*began, order[0].item()]
 
 
-def test_the_heads_and_layers_show_what_is_in_the_model(story):
-    story.click("#tab_look")
-    ids = story.ids()
-    seen = []
-    for layer, head in ((0, 0), (1, 2)):
-        story.set(layer=layer, head=head)
-        assert story.text("#look_from").startswith(f"Layer {layer + 1}, head {head + 1} looks from")
-        seen.append(story.numbers("#chips .chip", "--heat") ** 2)
-        question = f"call('ask', 'story', 'attention', {len(ids) - 1}, {layer}, {head})"
-        weights = torch.tensor(story.do(f"return {question}.then(({{ weights }}) => [...weights])"))
-        assert (seen[-1] - weights).abs().max() < 1e-3 and abs(weights.sum() - 1) < 1e-3
-    assert not seen[0].equal(seen[1])
-    webdriver.ActionChains(story.driver).move_to_element(story.find("#chip_5")).perform()
-    story.settle()
-    heats = story.numbers("#chips .chip", "--heat")
-    assert heats[6:].sum() == 0 and heats[:6].sum() > 0
-    story.click("#find")
-    story.wait("document.querySelectorAll('#heads button, #heads p').length")
-    story.click("#tab_layers")
-    story.press("#chips", Keys.ESCAPE)
-    rows = story.all("#layers tbody tr")
-    assert len(rows) == 1 + story.model.args.n_layers and rows[0].startswith("embedding")
-    likeliest = story.model(torch.tensor([ids]))[0, -1].argmax()
-    assert story.text("#layers tbody tr:last-child td span") == story.do(f"return token_name({likeliest})")
-
-
-def test_a_pasted_text_is_measured(story):
-    story.click("#tab_text")
-    text = "Lily met a <b>dragon</b>. 龙 The dragon was happy."
-    story.type("#text", text)
-    story.find("#measure").click()
-    story.wait("document.querySelectorAll('#places li').length === 5")
-    ids = torch.tensor(story.tok.encode(text, bos=True))
-    nats = -story.model(ids[None])[0, :-1].log_softmax(-1).gather(1, ids[1:, None]).squeeze(1)
-    size = len(text.encode())
-    shown = dict(zip(story.all("#sums dt"), (float(value) for value in story.all("#sums dd"))))
-    assert shown == {
-        "tokens": len(ids) - 1,
-        "bytes": size,
-        "loss, nats per token": pytest.approx(float(nats.mean()), abs=1e-3),
-        "bits per byte": pytest.approx(float(nats.sum()) / math.log(2) / size, abs=1e-3),
-    }
-    assert story.text("#places li").startswith(f"{float(nats.max()) / math.log(2):.1f} bits, rank ")
-    assert story.all("#text_chips b") == []
-    assert "龙" in story.text("#text_chips") and "<b>" in story.text("#text_chips")
-    story.do("$('text').value = 'The dragon was happy. '.repeat(400)")
-    story.find("#measure").click()
-    story.wait("$('progress').textContent.startsWith('The first 2,048 tokens')")
-
-
-def test_both_languages_all_widths_dark_without_motion_and_by_keyboard(story):
+def test_both_languages_fit_all_widths(story):
     story.click("#language")
     assert story.do("return document.documentElement.lang") == "zh"
     assert story.text("h1") == "看模型怎么想" and story.text("#play") == "开始写"
@@ -251,30 +172,30 @@ def test_both_languages_all_widths_dark_without_motion_and_by_keyboard(story):
                 assert needed <= width, (language, width, tab)
                 assert story.all("[role=tabpanel]", "hidden") == [name != tab for name in TABS]
         story.click("#language")
-    colours = []
-    for scheme in ("light", "dark"):
-        story.show_on(390, **{"color-scheme": scheme, "reduced-motion": "reduce"})
-        for name in ("backgroundColor", "color"):
-            colours.append(story.do(f"return getComputedStyle(document.body).{name}"))
-    assert len(set(colours)) == 4
-    story.click("#tab_next")
-    assert story.do("return getComputedStyle(document.querySelector('.bar i')).transitionDuration") == "0s"
-    story.press("#tab_next", Keys.RIGHT + Keys.RIGHT)
-    assert story.do("return [document.activeElement.id, state.tab]") == ["tab_layers", "layers"]
-    name = "labels?.length || node.textContent.trim() || node.ariaLabel"
-    assert all(story.all("input, select, textarea, button", name))
 
 
-def test_without_a_worker_the_page_runs_the_model_itself(story):
-    began = story.ids()
-    story.click("#step")
-    written = story.ids()
-    script = story.cdp("Page.addScriptToEvaluateOnNewDocument", {"source": "delete window.Worker"})
-    story.open(story.page)
-    story.cdp("Page.removeScriptToEvaluateOnNewDocument", script)
-    assert story.do("return typeof Worker") == "undefined" and story.ids() == began
-    story.click("#step")
-    assert story.ids() == written and len(written) == len(began) + 1
+def test_heads_and_layers_show_what_is_in_the_model(story):
+    story.click("#tab_look")
+    ids = story.ids()
+    seen = []
+    for layer, head in ((0, 0), (1, 2)):
+        story.set(layer=layer, head=head)
+        assert story.text("#look_from").startswith(f"Layer {layer + 1}, head {head + 1} looks from")
+        seen.append(story.numbers("#chips .chip", "--heat") ** 2)
+        question = f"call('ask', 'story', 'attention', {len(ids) - 1}, {layer}, {head})"
+        weights = torch.tensor(story.do(f"return {question}.then(({{ weights }}) => [...weights])"))
+        assert (seen[-1] - weights).abs().max() < 1e-3
+    assert not seen[0].equal(seen[1])
+    webdriver.ActionChains(story.driver).move_to_element(story.find("#chip_5")).perform()
+    story.settle()
+    heats = story.numbers("#chips .chip", "--heat")
+    assert heats[6:].sum() == 0 and heats[:6].sum() > 0
+    story.click("#tab_layers")
+    story.press("#chips", Keys.ESCAPE)
+    rows = story.all("#layers tbody tr")
+    assert len(rows) == 1 + story.model.args.n_layers and rows[0].startswith("embedding")
+    likeliest = story.model(torch.tensor([ids]))[0, -1].argmax()
+    assert story.text("#layers tbody tr:last-child td span") == story.do(f"return token_name({likeliest})")
 
 
 def test_a_chat_answers_and_shows_its_template_on_request(story, tok, tmp_path):
@@ -296,24 +217,4 @@ def test_a_chat_answers_and_shows_its_template_on_request(story, tok, tmp_path):
     assert story.do(hidden) > 0 and "im_start" not in story.text("#chips")
     story.click("#special")
     assert story.do(hidden) == 0 and story.text("#chips").count("<|im_start|>") == 3
-    story.type("#prompt", "再见")
-    story.find("#play").click()
-    story.wait("!state.playing && has_ended()")
-    assert story.do("return state.messages.at(-1)") == {"role": "user", "content": "再见"}
 
-
-def test_the_policy_stops_what_a_story_must_not_do(browser):
-    browser.open(browser.page)
-    browser.do("""
-        globalThis.blocked = [];
-        addEventListener("securitypolicyviolation", (event) => blocked.push(event.effectiveDirective));
-        fetch("https://example.invalid/").catch(() => {});
-        new Image().src = "https://example.invalid/x.png";
-        const script = document.createElement("script");
-        script.textContent = "document.title = 'changed'";
-        document.body.append(script);
-    """)
-    browser.wait("blocked.length === 3")
-    assert sorted(browser.do("return blocked")) == ["connect-src", "img-src", "script-src-elem"]
-    assert browser.driver.title == "See it think"
-    browser.driver.get_log("browser")  # chromium tells what it has blocked

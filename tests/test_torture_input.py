@@ -1,7 +1,4 @@
-"""
-Damaged and foreign input, through every command that reads what people bring: each ends in one sentence or
-in a result; none in a traceback, in half a file, or in a file where none was asked for.
-"""
+"""Damaged files, through every command that reads them: each ends in one sentence or in a whole result."""
 
 import concurrent.futures
 import contextlib
@@ -85,7 +82,7 @@ def damaged(rng, content):
 
 
 def to_lines(rows):
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def open_value(path, content):
