@@ -45,6 +45,7 @@ small = False  # download: only the 22.5 MB
 hub = "huggingface"  # huggingface | modelscope: download: which to ask first, before the other
 num_shards = 10  # at least 1: train_vocab: how many shards to learn from, beginning with data01
 megabytes = 20.0  # above 0: synthesize: how much
+longest_piece = 16  # at least 1: train_vocab: characters in a piece; 1 is usual for Chinese
 language = "en"  # en | zh: synthesize: of the stories
 seed = 42  # at least 0, below 4e9: synthesize: another seed tells other stories
 workers = cpu_count()  # at least 1: processes
@@ -139,10 +140,11 @@ def train_vocab():
         raise InputError(f"--vocab_size={vocab_size} has no room for 256 bytes, 3 special tokens and pieces")
     files = ensure_stories()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
-    # Where there are too many characters, the rarest become spaces here, and bytes in an encoded text.
+    # If there are too many characters, the rarest become spaces here, and bytes in an encoded text.
     characters = collections.Counter(c for path in files for text in read_texts(path) for c in text)
     room = vocab_size - 259  # beside 256 bytes, <unk>, BOS and EOS; half of it is for pieces of several
-    to_space = {ord(c): " " for c, _ in characters.most_common()[room // 2 :] if len(characters) > room}
+    kept = room if longest_piece == 1 or len(characters) <= room else room // 2
+    to_space = {ord(c): " " for c, _ in characters.most_common()[kept:]}
     lines = (line for path in files for s in read_texts(path) for line in s.translate(to_space).splitlines())
     # sentencepiece ignores lines of more than 4,192 bytes: cut them, at spaces if there are some.
     parts = (part for line in lines for part in re.findall(r".{1,1000}(?!\S)|.{1,1000}", line))
@@ -150,7 +152,8 @@ def train_vocab():
         with atomic_write(tokenizer_path(), "wb") as f:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=parts, model_writer=f, model_type="bpe", vocab_size=vocab_size,
-                num_threads=workers, minloglevel=2, self_test_sample_size=0, character_coverage=1.0,
+                num_threads=workers, minloglevel=2, character_coverage=1.0,
+                max_sentencepiece_length=longest_piece,
                 split_digits=True,  # a number is its digits
                 byte_fallback=True,  # a character without a piece is its bytes
                 normalization_rule_name="identity",  # the text stays as it is
@@ -329,8 +332,8 @@ class PretokDataset(torch.utils.data.Dataset):
     The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
     i is (x, y), int64 of (max_seq_len,), where y is x one token later; in shards for fine-tuning (x, y,
     documents), where y is -1 for what is not learned, and documents numbers the conversations of the row.
-    start_id: each chunk begins at the first of these ids, BOS, that it has, and runs on as far: no story is
-    without its beginning. Of validation data the last story, which is cut off, does not count.
+    start_id (BOS): a chunk begins at the first one that it has. Of validation data, the last story of a chunk,
+    which is cut off, does not count.
     """
 
     def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337, start_id=-1):
