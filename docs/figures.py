@@ -181,9 +181,9 @@ def gqa():
 
 def rope():
     """Three pairs of features, turned; and what becomes of the product of a query and a key."""
-    D, T = 16, 256  # a head of the quick start
+    D, T = 32, 256  # a head of the quick start
     cos, sin = precompute_freqs_cis(D, T, ModelArgs().rope_theta)
-    for left, pair in ((0.005, 0), (0.19, 2), (0.37, 4)):
+    for left, pair in ((0.005, 0), (0.19, 4), (0.37, 8)):
         ax = d.axes(255, (left, 0.06, 0.18, 0.72), xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
         ax.axis("off")
         rate = math.atan2(sin[1, pair], cos[1, pair])

@@ -5,7 +5,7 @@ Causal attention needs half of its scores: no query looks at a later key. PyTorc
 the other half out, too, but torch.compile cannot see into it. Written out as products of matrices, attention
 becomes a part of what torch.compile turns into a program. The queries are cut into two halves; the first half
 is compared with the first half of the keys, so a quarter of the scores is never computed. On 2 cores with
-bfloat16 arithmetic the tutorial's model trains 1.24 times as fast, the quick start's 1.18 times
+bfloat16 arithmetic the tutorial's model trains 1.24 times as fast, one of dim 64 1.18 times
 (docs/experiments.md). More blocks gain little, and take longer to compile.
 """
 
