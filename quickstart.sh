@@ -112,6 +112,7 @@ if [ "$mode" != tinystories ]; then # one story fits a sequence, and its end ref
 fi
 
 # 3. Stories, a tokenizer, ids
+vocab_options=()
 prompt="One day, Lily met a Shoggoth"
 beginning="Once upon a time"
 if [ "$mode" = synthetic ]; then
@@ -122,12 +123,15 @@ elif [ "$mode" = zh ]; then
     data=data_zh out=output_zh
     prompt="有一天，莉莉遇到了一只修格斯"
     beginning="从前"
+    vocab=1024
+    vocab_options=(--longest_piece=1) # a token is a character, or a third of a rare one
+    size+=(--batch_size=6 --max_seq_len=384) # so a story has more of them
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --language=zh --megabytes=$megabytes --data_dir=$data
 else
     data=data_tinystories out=output_tinystories
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py download --small=$small --data_dir=$data
 fi
-[ -e $data/tok$vocab.model ] || run python tinystories.py train_vocab --vocab_size=$vocab --data_dir=$data
+[ -e $data/tok$vocab.model ] || run python tinystories.py train_vocab --vocab_size=$vocab ${vocab_options[@]+"${vocab_options[@]}"} --data_dir=$data
 run python tinystories.py pretokenize --vocab_size=$vocab --data_dir=$data
 
 # 4. Training

@@ -332,7 +332,7 @@ class PretokDataset(torch.utils.data.Dataset):
     The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
     i is (x, y), int64 of (max_seq_len,), where y is x one token later; in shards for fine-tuning (x, y,
     documents), where y is -1 for what is not learned, and documents numbers the conversations of the row.
-    start_id (BOS): a chunk begins at the first one that it has. Of validation data, the last story of a chunk,
+    start_id (BOS): a chunk begins at the first one that it has. Of validation data, the last story of each,
     which is cut off, does not count.
     """
 

@@ -17,8 +17,11 @@ import re
 # The 3,755 characters in common use, as GB 2312 lists them; a name may have any of them but some.
 CODES = itertools.product(range(0xB0, 0xD8), range(0xA1, 0xFF))
 CHARACTERS = b"".join(map(bytes, CODES)).decode("gb2312", errors="ignore")
-RUDE = """逼毙蠢窒忌亡殡殉粪痰脓疮溃淤屎尿奸淫尸死妓嫖娼婊屁阴肏屌操奴妾贱赌毒鸦贼匪杀砍刑狱囚癌瘤癫痴疯残瘸瞎聋哑孤寡坟墓棺葬丧鬼魔魂血腥
-    肛裸奶乳胸臀骚娘爹妈爸爷奶婆爱恨性胎孕党军政共产民国台独藏疆他她它的了是在和说着"""
+RUDE = """
+    逼毙蠢窒忌亡殡殉粪痰脓疮溃淤屎尿奸淫尸死妓嫖娼婊屁阴肏屌操奴妾贱赌毒鸦贼匪杀砍刑狱囚癌瘤癫痴疯残
+    瘸瞎聋哑孤寡坟墓棺葬丧鬼魔魂血腥肛裸奶乳胸臀骚娘爹妈爸爷奶婆爱恨性胎孕党军政共产民国台独藏疆他她
+    它的了是在和说着
+"""
 CHARACTERS = "".join(c for c in CHARACTERS if c not in RUDE)
 SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔托瓦维西亚伊扎芬芙莱洛罗林曼米莫娜朗兰利琳露伦玛麦梅蒙
     佩乔丘莎苏泰汤威沃希修雅贝宾迪丁杜多菲弗盖戈古哈海霍吉加杰凯库魁咕噜啦咚嘟哒嘀"""
