@@ -92,7 +92,7 @@ SMALL_FIRST = [(a, op, b) for a, op, b in LEARNED if op == "+" and a < 10 and fa
 
 
 def pick(rng):
-    """A question of the training; what is known by heart, the basis of the rest, and SMALL_FIRST come often."""
+    """A question of the training; what is known by heart, the basis of the rest, SMALL_FIRST: more often."""
     return rng.choice(rng.choices((LEARNED, BY_HEART, SMALL_FIRST), (0.6, 0.25, 0.15))[0])
 
 
