@@ -5,7 +5,7 @@ Reads  whatever extras/export.py reads: output/ckpt.pt (train.py), checkpoints o
 Writes output/page.html, which holds the model, its tokenizer and the program that runs them. It opens in any
        browser, from a disk or a mail, and neither needs nor uses a network
 
-    python -m extras.page                                                   the quick start's model: 1.0 MB
+    python -m extras.page                                                   the quick start's model: 1.5 MB
     python -m extras.page --checkpoint=output_sft/ckpt.pt --out=chat.html   a chat
 
 The program is plain JavaScript, to be read like the rest of the course: model.js (the model and the
