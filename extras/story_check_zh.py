@@ -113,14 +113,14 @@ FEATURES = [has[2:].split("的") for has in column("has")]  # after 一条 and t
 THINGS = (
     re.compile(one_of(column("thing"))),
     re.compile(one_of(column("food"))),
-    re.compile(f"(?:{one_of(f[0] for f in FEATURES)})的(?:{one_of(f[1] for f in FEATURES)})"),
 )
+LOOKS = re.compile(f"(?:{one_of(f[0] for f in FEATURES)})的(?:{one_of(f[1] for f in FEATURES)})")
 COLOUR_OF_KIND = re.compile(f"(?<=是)({COLOUR})的|({COLOUR})的(?={KIND})")
 COLOUR_OF_THING = re.compile(f"(?<!是)({COLOUR})的(?!{KIND})")
 
 
 def check_things(text):
-    """Whether the thing, the food and the creature's tail or ears stay what they are; None: there is none."""
+    """Whether the thing and the food stay what they are; None: there is none."""
     kinds = [set(pattern.findall(text)) for pattern in THINGS]
     return all(len(kind) <= 1 for kind in kinds) if any(kinds) else None
 
@@ -140,6 +140,7 @@ def check_story(text, ended=None):
     """{property: True, False, or None where it does not apply}; ended: None judges by the last sentence."""
     signs, names, heroes = with_signs(text)
     strangers = {role_of(place, names) for place in strange_places(signs)}
+    looks = set(LOOKS.findall(signs))
     complete = re.search("[。！？]”?$", text) and text.count("“") == text.count("”")
     return {
         "ended by itself": bool(complete) if ended is None else ended,
@@ -149,6 +150,7 @@ def check_story(text, ended=None):
         "pronouns fit the hero": check_pronouns(signs, names.get(HERO)),
         "thing keeps its kind": check_things(signs),
         "thing keeps its colour": check_colours(signs),
+        "tail or ears stay": len(looks) == 1 if looks else None,
         "every word is one": not unknown_words(text),
     }
 

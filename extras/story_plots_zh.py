@@ -14,15 +14,34 @@ creature is 它, which nobody else is.
 import itertools
 import re
 
-# The 3,755 characters in common use, as GB 2312 lists them; a name may have any of them but some.
+# A name is put together from characters that may stand in any word, so that a model has copied each of them.
+CHARACTERS = """
+    中上年生子天多公高面门动心小北开机力好文实重新三山水关化平南西名手东头月安各城十口物常点海入原石老万知
+    美特湖回气电科金声义王首马儿流至米打变清活几华张走五京河条白风光信听布百强黄神斯真界花眼带空古完阳车林
+    游举线言土团收考德李众连调转笑英克士尔拉朝红器字周亚深快图火千半吃鱼精像八复影远象热网望源片爱纪早觉双
+    乐青志飞球节察龙轻低罗足素副食创兴巴洲星木黑左宝维采六底宫房音环切富桥银修找九独玉冲毛脸楼艺航陆右协七
+    苏宗章阿喜油刻留云微景刚沙香配兰温园树波词岛皮角草男普益船夏宣田画奇尼背孩礼洋春晚良友激夜室胡福叶岁贵
+    守威衣块堂欢班阵脚吴希宁曲楚朱菜宋茶洪顺鲜货矿冷康永哈笔牛洞松渐顶亮登钟伯雄脑饭齐烈牌露蒙静喝盘卖伊博
+    秘灵泽吸庆甲唐怪彩旧轮靠怀软骨雷旁牙迎慢雨墙谷卡鲁姆诺奥帕萨塔托瓦扎佐芬芙莱洛曼丽娜朗琳伦玛麦梅佩乔丘
+    莎泰汤沃雅尤珍贝宾戴迪丁杜厄菲弗盖戈赫霍吉杰凯库魁昆咕噜啦叮咚嘟哒喵汪嘀兽熊猫兔鸟虎狼鼠狐鹿豹蛙龟鹅鸭
+    猴羊蛇虫蜂蝶鹰雀鸽鹤鲸鲨蟹虾獭貂驴驼狮仙妖侠娃麒麟凤凰鲲鹏貔貅饕餮貘犀鳄蜥蜴蝎蜘蛛蜈蚣蜗螺蝉蜻蜓螳螂蟋
+    蟀蚕獾猬仓鼹鼬狸猩猿麋羚骆袋鸵鹦鹉鹊鸦雁燕莺鹭鹃鲤鳝鱿翅爪蹄鬃鳞羽尾绒鬓葫芦萝卜番蘑菇莓橙柚桃杏枣梨莲
+    葵芽瓜豆糕饼饺馒糖酪巧吒悟戒净娲嫦娥魅蛟巫矮巨幽幻萌胖嘻嘿哆叽喳嗷呜哼嘎咪咩吱喔泡闪雾霜虹霞晴雪冰霓焰
+    岩晶钻珊瑚琥珀翡翠铜钢械齿锤盾斧绵蜡烛灯笼锣鼓铃铛笛箫琴瑟棋砚纱帆舟艇舰翔跃跳蹦滚爬旋晃摇柱绿蓝紫橘粉
+    赤灰奶喷妙可嘴耳淇淋豌刺针丸碗杯勺伞鞋袜帽枕毯窗屋炉镜箱盒桶篮绳井溪浪砖泥瓷枫柏菊荷椰菠芒榴葱姜醋咖啡
+    懒憨甜酸辣脆硬圆扁尖弯歪卷翘粗厚薄浅暖凉珠铁钉锯弹簧轰隆呱嘶吼嗖嗡嗒啾吁扑棒糊粥芝榛栗杉苗蕊鸡笋蝙蝠鲶
+    鳐蟒蜍蟾蚂蚱夹棉帘灶磨凳缸瓶壶旗舞唱跑吹拍闹逛眨人大达外形无孙哪柯迦赛艾伽蒂黛琪瑶蕾蓓派种墨企穿长颈斑
+    浣偶稻玩碟箭坦剑翼迅猛霸仔祥旺
+"""
+# The 3,755 characters in common use, as GB 2312 lists them; some names have any of them.
 CODES = itertools.product(range(0xB0, 0xD8), range(0xA1, 0xFF))
-CHARACTERS = b"".join(map(bytes, CODES)).decode("gb2312", errors="ignore")
+COMMON = b"".join(map(bytes, CODES)).decode("gb2312", errors="ignore")
 RUDE = """
     逼毙蠢窒忌亡殡殉粪痰脓疮溃淤屎尿奸淫尸死妓嫖娼婊屁阴肏屌操奴妾贱赌毒鸦贼匪杀砍刑狱囚癌瘤癫痴疯残
     瘸瞎聋哑孤寡坟墓棺葬丧鬼魔魂血腥肛裸奶乳胸臀骚娘爹妈爸爷奶婆爱恨性胎孕党军政共产民国台独藏疆他她
     它的了是在和说着
 """
-CHARACTERS = "".join(c for c in CHARACTERS if c not in RUDE)
+COMMON = "".join(c for c in COMMON if c not in RUDE)
 SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔托瓦维西亚伊扎芬芙莱洛罗林曼米莫娜朗兰利琳露伦玛麦梅蒙
     佩乔丘莎苏泰汤威沃希修雅贝宾迪丁杜多菲弗盖戈古哈海霍吉加杰凯库魁咕噜啦咚嘟哒嘀"""
 ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球"""
@@ -55,13 +74,15 @@ UNWANTED = re.compile(
 )
 
 WORDS = {
-    "any": " ".join(CHARACTERS),
+    "any": " ".join("".join(CHARACTERS.split())),
+    "rare": " ".join(COMMON),
     "sound": " ".join("".join(SOUNDS.split())),
     "animal": " ".join(ANIMALS),
     "word": """月亮 彩虹 星星 石头 棉花 云朵 泡泡 铃铛 雪花 树叶 蜗牛 蝴蝶 老虎 兔子 小熊 大象 狐狸 蘑菇
         西瓜 糖果 面包 火车 灯笼 风车 雨点 海浪 木头 皮球 草莓 沙子""",
-    "name": """{any}{any2}/{any}{any2}/{any}{any2}{any3}/{any}{any2}{any3}/{any}{any2}{any3}/
-        {any}{any2}{any3}{any4}/{any}{any2}{any3}{any4}/{any}{any}/{any}{any2}{any2}/{any}{any}{any2}/{any}{animal}/{any}{any2}{animal}/
+    "name": """{any}{any2}/{any}{any2}/{any}{any2}{any3}/{any}{any2}{any3}/{any}{any2}{any3}{any4}/
+        {any}{any}/{any}{any2}{any2}/{any}{any}{any2}/{any}{animal}/{any}{any2}{animal}/
+        {rare}{rare2}/{rare}{rare2}{rare3}/{rare}{any}/{any}{rare}/{any}{rare}{any2}/{sound}{rare}{sound2}/
         {sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/
         {sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound}{sound2}/
         {sound}{sound}{sound2}/{sound}{sound2}{sound2}/{sound}{sound2}{animal}/{sound}{sound2}{animal}/
