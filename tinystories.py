@@ -384,7 +384,7 @@ class PretokDataset(torch.utils.data.Dataset):
             raise InputError(f"{self.folder}: id {ids.max()} is outside the vocabulary of {self.vocab_size}")
         x, y = torch.from_numpy(ids[:-1]), torch.from_numpy(ids[1:])
         if not self.masked:
-            ends = [] if self.counts_all else np.flatnonzero(y == self.start_id)
+            ends = [] if self.counts_all else np.flatnonzero(ids[1:] == self.start_id)
             return x, y.where(torch.arange(len(y)) <= ends[-1], -1) if len(ends) else y
         mask = torch.from_numpy(self.masks[shard][chunk].astype(np.int64))
         return x, y.where(mask[1:] == LEARNED, -1), (mask == CHAT_START).cumsum(0)[:-1]

@@ -33,7 +33,7 @@ from model import ModelArgs, Transformer, load_checkpoint
 
 english = "output/ckpt.pt"  # a checkpoint that holds its tokenizer; '' makes no English page
 chinese = "output_zh/ckpt.pt"  # the same for the Chinese page
-seed = 1337  # of the page: it decides which story is written
+seed = 1337  # at least 0, below 4e9: of the page: it decides which story is written
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WIDTH, HEIGHT = 960, 690  # the part of the page that is recorded, in its own pixels
