@@ -107,7 +107,7 @@ else
     fi
 fi
 recipe=(--optimizer=muon --learning_rate=$learning_rate --schedule=wsd)
-if [ "$mode" != tinystories ]; then # one story fits a sequence, and its end refers to its beginning
+if [ "$mode" != tinystories ]; then # most stories fit a sequence, and their ends refer to their beginnings
     recipe+=(--whole_stories=True)
 fi
 
