@@ -16,7 +16,7 @@ pretrain unpacks no more. Then pretrain and fine-tune:
     python train.py --vocab_source=data/belle_sft --init_from=output/ckpt.pt --out_dir=output_sft
 
 SFT (supervised fine-tuning) shows the model questions and answers; it learns the answers only. sft reads the
-shapes of BELLE, ShareGPT, OpenAI, minimind and Alpaca, and says which it has found (see TURNS and PAIRS).
+shapes of BELLE, ShareGPT, OpenAI, Alpaca and more (see TURNS and PAIRS), and says which it has found.
 
 seq-monkey is read packed or unpacked, one line at a time. Lines that hold no document or no conversation are
 named (the first of them), counted and left out. Shards that are there already are not made again.

@@ -135,7 +135,7 @@ def read_texts(path):
 def train_vocab():
     """learn a BPE vocabulary of --vocab_size pieces from the stories"""
     if vocab_size < 270:
-        raise InputError(f"--vocab_size={vocab_size} is below 270, which bytes and pieces need; 0 needs --tokenizer")
+        raise InputError(f"--vocab_size={vocab_size} is below 270, no room for pieces; 0 needs --tokenizer")
     files = ensure_stories()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
     # If there are too many characters, the rarest become spaces here, and bytes in an encoded text.
