@@ -134,8 +134,10 @@ def read_texts(path):
 
 def train_vocab():
     """learn a BPE vocabulary of --vocab_size pieces from the stories"""
+    if vocab_size == 0:
+        raise InputError("Llama 2's vocabulary is given by --tokenizer=PATH, not trained")
     if vocab_size < 270:
-        raise InputError(f"--vocab_size={vocab_size} is below 270, no room for pieces; 0 needs --tokenizer")
+        raise InputError(f"--vocab_size={vocab_size} has no room for 256 bytes, 3 special tokens and pieces")
     files = ensure_stories()[1 : num_shards + 1]  # not the validation shard
     print(f"training a vocabulary of {vocab_size} on {len(files)} files of stories")
     # If there are too many characters, the rarest become spaces here, and bytes in an encoded text.
