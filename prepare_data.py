@@ -16,7 +16,7 @@ pretrain unpacks no more. Then pretrain and fine-tune:
     python train.py --vocab_source=data/belle_sft --init_from=output/ckpt.pt --out_dir=output_sft
 
 SFT (supervised fine-tuning) shows the model questions and answers; it learns the answers only. sft reads the
-shapes of BELLE, ShareGPT, OpenAI, minimind and Alpaca, and says which it has found (see TURNS and PAIRS).
+shapes of BELLE, ShareGPT, OpenAI, Alpaca and more (see TURNS and PAIRS), and says which it has found.
 
 seq-monkey is read packed or unpacked, one line at a time. Lines that hold no document or no conversation are
 named (the first of them), counted and left out. Shards that are there already are not made again.
@@ -72,17 +72,11 @@ SYSTEM = "你是一个AI助手"  # the system message of a conversation that has
 OPEN_ROWS = 64  # rows that wait for a conversation that fills them up
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}"
-    "<|im_start|>system\n{{ message['content'] }}<|im_end|>\n"
-    "{% elif message['role'] == 'user' %}"
-    "<|im_start|>user\n{{ message['content'] }}<|im_end|>\n"
-    "{% elif message['role'] == 'assistant' %}"
-    "<|im_start|>assistant\n{{ message['content'] }}<|im_end|>\n"
-    "{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}"
-    "{{ '<|im_start|>assistant\n' }}"
-    "{% endif %}"
+    "{% if message['role'] == 'system' %}<|im_start|>system\n{{ message['content'] }}<|im_end|>\n"
+    "{% elif message['role'] == 'user' %}<|im_start|>user\n{{ message['content'] }}<|im_end|>\n"
+    "{% elif message['role'] == 'assistant' %}<|im_start|>assistant\n{{ message['content'] }}<|im_end|>\n"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
@@ -143,8 +137,9 @@ def sft():
 
 
 SPEAKERS = {  # the name of a speaker in the data sets of others: the role in a chat
-    "system": "system", "human": "user", "user": "user",
+    "system": "system", "developer": "system", "human": "user", "user": "user", "用户": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
+    "助手": "assistant",
 }  # fmt: skip
 TURNS = (  # shapes with turns: (whose, the field that holds them, the fields of a turn: speaker, text)
     ("BELLE's and ShareGPT's", "conversations", "from", "value"),
@@ -153,20 +148,22 @@ TURNS = (  # shapes with turns: (whose, the field that holds them, the fields of
     ("the tutorial's", "a list", "role", "content"),  # no field, only the list: what sft itself writes
     ("the tutorial's", "a list", "from", "value"),
 )
-PAIRS = (  # shapes with one question: (whose, the fields of the question, of the answer)
-    ("Alpaca's", ("instruction", "input"), "output"),
-    ("a prompt's", ("prompt",), "response"),
-    ("a prompt's", ("prompt",), "completion"),
-    ("a question's", ("question",), "answer"),
+PAIRS = (  # shapes with one question: (whose, the fields of the question, those of the answer)
+    ("Alpaca's", ("instruction", "input"), ("output",)),
+    ("Dolly's", ("instruction", "context"), ("response",)),
+    ("firefly's", ("input",), ("target",)),
+    ("a prompt's", ("prompt",), ("response", "completion")),
+    ("a question's", ("question", "context"), ("answer", "response")),
+    ("ModelScope's", ("query",), ("response",)),
 )
 
 
 def find_turns(item):
     """(shape, [(speaker, text, its field), ...]) of a conversation, as its data set has them."""
     fields = {"a list": item} if isinstance(item, list) else item
-    if not isinstance(fields, dict):
-        raise ValueError("no conversation")
-    found = [("system", fields.get("system"), "system")]
+    if not isinstance(fields, dict) or any(map(fields.get, ("image", "images", "videos", "audios"))):
+        raise ValueError("no conversation, or not of text alone")
+    found = [("system", fields.get("system") or fields.get("system_prompt"), "system")]
     for whose, name, speaker, text in TURNS:
         turns = fields.get(name)
         if isinstance(turns, list) and any(isinstance(turn, dict) and speaker in turn for turn in turns):
@@ -174,15 +171,16 @@ def find_turns(item):
                 call = next(filter(turn.get, ("tool_calls", "function_call")), turn.get(speaker))
                 found.append((call, turn.get(text), text))
             return f"{whose} shape: {name} of {speaker}, {text}", found
-    for whose, names, answer in PAIRS:
-        if names[0] in fields and answer in fields:
+    for whose, names, answers in PAIRS:
+        answer = next(filter(fields.__contains__, answers), None)
+        if names[0] in fields and answer:
             history = fields.get("history") or []  # earlier questions and answers
             if not (isinstance(history, list) and all(isinstance(p, list) and len(p) == 2 for p in history)):
                 raise ValueError("a history that is no list of pairs")
             for pair in history:
                 found += [("user", pair[0], "history"), ("assistant", pair[1], "history")]
-            asked = "\n".join(t for t in map(fields.get, names) if isinstance(t, str) and t.strip())
-            found += [("user", asked, names[0]), ("assistant", fields[answer], answer)]
+            asked = [get_text(fields[n], f"{n} of user") for n in names if fields.get(n) not in (None, "")]
+            found += [("user", "\n".join(asked), names[0]), ("assistant", fields[answer], answer)]
             return f"{whose} shape: {', '.join([*names, answer])}", found
     raise ValueError(f"no conversation of a known shape in the fields {', '.join(sorted(fields)):.80}")
 
@@ -300,10 +298,8 @@ def split_file(path):
 
 
 def is_full_chunk(line):
-    try:
-        return len(get_text(parse(line.decode("utf-8", "surrogateescape")))) == CHUNK
-    except ValueError:
-        return False
+    value = parse(line.decode("utf-8", "surrogateescape"))
+    return isinstance(value, dict) and len(str(value.get("text"))) == CHUNK
 
 
 def pretokenize():

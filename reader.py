@@ -62,7 +62,7 @@ def read_values(path, convert, start=0, end=None, limit=None, encoding="utf-8", 
     convert(value) for each value in a file; those for which it raises a ValueError are left out. The values
     are those of a .jsonl or .ndjson, one a line; the items of a .json with an array, or its lines; and the
     texts of any other file, between which <|endoftext|> stands. start and end are bytes, limit a number of
-    values, lines what is read instead of the file.
+    values, lines what is read instead of the file. A file that begins with {" is JSON, whatever its ending.
     """
     left_out = collections.Counter()  # reason: how many
     values = find_values(path, start, end, encoding) if lines is None else parse_lines(path, lines)
@@ -88,13 +88,14 @@ def read_values(path, convert, start=0, end=None, limit=None, encoding="utf-8", 
 
 def find_values(path, start, end, encoding):
     """(place, value) of each value in a file; a ValueError instead of a value that is no JSON."""
-    if not path.lower().endswith(JSON_ENDINGS):
-        texts = read_text(path, encoding).split(END_OF_TEXT)
-        yield from ((f"text {i}", text) for i, text in enumerate(texts, 1) if text.strip())
-        return
     with open_text(path, encoding, start, end) as file:
         first = next((line for line in file if not line.isspace()), "")
-        if first.strip() in ("[", "{") or (path.lower().endswith(".json") and first.lstrip().startswith("[")):
+        begin = first.strip()
+        if not path.lower().endswith(JSON_ENDINGS) and not begin.startswith(('{"', '[{"')):
+            texts = read_text(path, encoding).split(END_OF_TEXT)
+            yield from ((f"text {i}", text) for i, text in enumerate(texts, 1) if text.strip())
+            return
+        if begin in ("[", "{") or (begin[:1] == "[" and not path.lower().endswith((".jsonl", ".ndjson"))):
             text = first + file.read()
             check_encoding(text, path)
             try:
@@ -113,22 +114,18 @@ def parse_lines(path, lines):
     """("line 7", value) of each line that is not blank; a ValueError instead of a value that is no JSON."""
     for i, line in enumerate(lines, 1):
         check_encoding(line, f"{path}, line {i},", strict=False)
-        try:
-            value = parse(line)
-        except ValueError as error:
-            value = error
         if not line.isspace():
-            yield f"line {i}", value
+            yield f"line {i}", parse(line)
 
 
 def parse(line):
-    """The value of a line of JSON. ValueError says what is wrong, without the place: it is counted."""
+    """The value of a line of JSON, or a ValueError that says what is wrong, not where: it is counted."""
     if re.search("[\udc80-\udcff]", line):
-        raise ValueError("not UTF-8")
+        return ValueError("not UTF-8")
     try:
         return json.loads(line.removeprefix("\ufeff"))  # of a file with a mark that was joined
     except (ValueError, RecursionError) as error:
-        raise ValueError(getattr(error, "msg", "nested too deeply, or a number too long")) from None
+        return ValueError(getattr(error, "msg", "nested too deeply, or a number too long"))
 
 
 def get_text(item, key="text"):

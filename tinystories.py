@@ -45,7 +45,7 @@ small = False  # download: only the 22.5 MB
 hub = "huggingface"  # huggingface | modelscope: download: which to ask first, before the other
 num_shards = 10  # at least 1: train_vocab: how many shards to learn from, beginning with data01
 megabytes = 20.0  # above 0: synthesize: how much
-longest_piece = 16  # at least 1: train_vocab: characters in a piece; 1 is usual for Chinese
+longest_piece = 16  # at least 1, below 513: train_vocab: characters in a piece; 1 is usual for Chinese
 language = "en"  # en | zh: synthesize: of the stories
 seed = 42  # at least 0, below 4e9: synthesize: another seed tells other stories
 workers = cpu_count()  # at least 1: processes
@@ -55,7 +55,7 @@ LEARNED, CHAT_START = 1, 2  # in a .mask: an id that is learned, and one with wh
 STORIES = "TinyStories_all_data"  # dataNN.json in it, each a list of {"story": ...}
 SHARDS = 50  # as many as the original has
 COUNTS = ("documents", "bytes", "tokens")  # of each shard and each split, in meta.json
-META = {"dtype": str, "vocab_size": int, "tokenizer": str, "row_len": int, "limit_bpb": float}  # in it, too
+META = {"vocab_size": int, "tokenizer": str, "row_len": int, "limit_bpb": float}  # in it, too
 print_once = functools.cache(functools.partial(print, file=sys.stderr))
 open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
@@ -201,6 +201,8 @@ def encode_documents(texts, tok, dtype, eos=False):
     begin = np.array([tok.bos_id] if tok.bos_id >= 0 else [], dtype).tobytes()
     end = np.array([tok.eos_id] if tok.bos_id < 0 or (eos and tok.eos_id >= 0) else [], dtype).tobytes()
     texts = list(texts)
+    if any(tok.decode(tok.encode(text)).strip() != tok.normalize(text).strip() for text in texts[:100]):
+        print_once(f"{tok.name}: not every text comes back from its ids")
     ids = b"".join(begin + encode(text) + end for text in texts)
     size = sum(len(tok.normalize(text).encode("utf-8")) for text in texts)
     return ids, {"documents": len(texts), "bytes": size, "tokens": len(ids) // np.dtype(dtype).itemsize}
@@ -295,8 +297,10 @@ def load_meta(path):
     """The content of a meta.json, or {} where there is none. InputError where it is not as it was written."""
     meta = read_json(path) if os.path.exists(path) else {}
     with as_input_error(f"{path} is broken: remove its folder, and run pretokenize again"):
+        if meta.get("dtype", "uint16") not in ("uint16", "uint32"):
+            raise TypeError(f"its dtype is {meta['dtype']!r}")
         for name in META.keys() & meta.keys():
-            if type(meta[name]) is not META[name]:
+            if type(meta[name]) is not META[name] or (META[name] is int and meta[name] < 1):
                 raise TypeError(f"its {name} is {meta[name]!r}")
         shards = meta.get("shards", {}).values()
         for counts in (*shards, *meta.get("splits", {}).values()):
@@ -314,6 +318,9 @@ def read_meta(folder, vocab_size=None):
         shards = ["val.bin", "train.bin"]  # nanoGPT's
     if meta.get("unfinished") or not shards:
         raise InputError(f"no finished shards in {folder}: run pretokenize (Chinese: prepare_data.py's)")
+    sizes = {name: os.path.getsize(f"{folder}/{name}") for name in names}
+    if any(not counts["files"].items() <= sizes.items() for counts in meta.get("shards", {}).values()):
+        raise InputError(f"{folder} is not as it was written: run pretokenize again")
     if "meta.json" not in names:
         print_once(f"{folder} has no meta.json: taking its shards for llama2.c's or nanoGPT's, uint16")
     if vocab_size and meta.get("vocab_size", vocab_size) != vocab_size:

@@ -90,8 +90,10 @@ class Tokenizer:
             self.n_words = max(self.tk.get_vocab(with_added_tokens=True).values()) + 1
             ids = [self._special_id(config.get(f"{name}_token")) for name in ("bos", "eos", "pad")]
             self.bos_id, self.eos_id, self.pad_id = ids
-        self.tk.no_truncation()  # a tokenizer.json may ask for both
+        self.tk.no_truncation()  # a tokenizer.json may ask for these
         self.tk.no_padding()
+        if getattr(self.tk.model, "dropout", None):  # of merges, at random
+            self.tk.model.dropout = None
         self.tk.encode_special_tokens = True  # means: what spells a special token is text like any other
         special = {t.content: i for i, t in self.tk.get_added_tokens_decoder().items() if t.special}
         if isinstance(self.tk.decoder, tokenizers.decoders.ByteLevel):
@@ -149,13 +151,10 @@ class Tokenizer:
 
     def normalize(self, s: str) -> str:
         """The text that encode(s) stands for. sentencepiece makes "a  b" "a b", NFKC makes '，' a ','."""
-        if self.kind == "sentencepiece":
-            normalized = self.sp.normalize(s)
-        elif self.tk.normalizer:
-            normalized = self.tk.normalizer.normalize_str(s)
-        else:
+        if self.kind == "tokenizers" and not self.tk.normalizer:
             return s
-        return normalized.removeprefix("▁").replace("▁", " ")
+        normalize = self.sp.normalize if self.kind == "sentencepiece" else self.tk.normalizer.normalize_str
+        return normalize(s).removeprefix("▁").replace("▁", " ")
 
     def piece(self, i: int) -> str:
         """The piece of an id as the vocabulary spells it ('▁' or 'Ġ' is the space before a word)."""
@@ -180,7 +179,7 @@ class Tokenizer:
 
 def read_files(path):
     """The source of a tokenizer on disk: {"kind": ..., "name": ..., "files": {name: bytes}}."""
-    path = Path(path)
+    path = Path(path).parent if Path(path).name == "tokenizer.json" else Path(path)
     if not path.exists():
         raise InputError(f"no tokenizer {path}: tinystories.py train_vocab or train_tokenizer.py makes one")
     if path.is_file():

@@ -13,7 +13,8 @@ from configurator import InputError
 
 PACKED = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip",
-    b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PAR1": "Parquet", b"%PDF": "PDF",
+    b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PAR1": "Parquet", b"%PDF": "PDF", b"ARROW1": "Arrow",
+    b"SQLite": "SQLite", b"\xd0\xcf\x11\xe0": "a document of an old Word or Excel", b"\x89PNG": "PNG",
 }  # fmt: skip
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
@@ -33,9 +34,12 @@ def decode(data, path, encoding):
         raise InputError(f"{path} is not {encoding}: {error}") from None
     # UTF-8 decodes in most encodings, as other text. In UTF-16 half of the bytes of ASCII are 0.
     is_utf8 = data.decode(errors="ignore").encode() == data and data.count(0) * 4 <= len(data)
-    if is_utf8 and not data.isascii() and not codecs.lookup(encoding).name.startswith("utf-8"):
+    is_the_same = data.isascii() and "a".encode(encoding) == b"a"
+    if is_utf8 and not is_the_same and not codecs.lookup(encoding).name.startswith("utf-8"):
         raise InputError(f"{path} is utf-8, not {encoding}: leave out --encoding")
-    return text.replace("\r\n", "\n").removeprefix("\ufeff")
+    text = text.replace("\r\n", "\n").removeprefix("\ufeff")
+    print(f"{path}, read as {encoding}, begins with {text[:20]!r}")  # only a reader sees that it is right
+    return text
 
 
 def refuse_packed(data, path):
@@ -52,11 +56,13 @@ def refuse_bytes(data, path, strict):
     refuse_packed(data, path)
     guess = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), "")
     high, valid = (len(re.findall(rb"[\x80-\xff]", d)) for d in (data, data.decode(errors="ignore").encode()))
-    common = len(re.findall(COMMON_CHINESE, data.decode("gb18030", "ignore")))
     if data.count(0) * 6 > len(data):  # the other half of an ASCII character
         guess = guess or ("utf-16-be" if data[::2].count(0) > data[1::2].count(0) else "utf-16-le")
-    elif valid * 2 < high < common * 60:
-        guess = guess or "gb18030"
+        guess = "" if "\0" in data.decode(guess, "ignore") else guess  # no text at all
+    elif valid * 2 < high:
+        texts = {name: data.decode(name, "ignore") for name in ("gb18030", "utf-16-le", "utf-16-be")}
+        common = {len(re.findall(COMMON_CHINESE, text)): name for name, text in texts.items()}
+        guess = guess or (common[max(common)] if high < max(common) * 60 else "")
     if guess or (strict and high > valid):
         seems = f", but seems to be {guess}" if guess else ""
         advice = f"convert it, or where there is that option give --encoding={guess or 'NAME'}"

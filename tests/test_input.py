@@ -55,12 +55,16 @@ READ = {  # file: (bytes, the texts that are read; or what the refusal says)
     "A.Json": (f"[{ROW.strip()}]".encode(), [CHINESE]), "lines.json": (ROW.encode() * 2, [CHINESE] * 2),
     "pretty.json": (b'[\n {\n  "text": "one"\n },\n "two"\n]', ["one", "two"]),
     "object.json": (b'{\n "text": "one"\n}', ["one"]), "no_ending": (CHINESE.encode(), [CHINESE]),
+    "lines.JL": (ROW.encode("utf-8-sig") * 2, [CHINESE] * 2), "list": (f"[{ROW}]".encode(), [CHINESE]),
     "A.TXT": (b"one\r\n<|endoftext|>two<s>", ["one", "two<s>"]), "a.TAR.BZ2": (packed("bz2"), [CHINESE]),
     "joined.jsonl": (ROW.encode("utf-8-sig") * 2, [CHINESE] * 2), "mark.txt": (b"\xef\xbb\xbfA", ["A"]),
     "mark.json": (f"[{ROW}]".encode("utf-8-sig"), [CHINESE]), "gb.txt": (CHINESE.encode("gb18030"), GB),
     "deep.jsonl": (b"[" * 2000 + b'\n{"text": ' + b"9" * 5000 + b"}\n" + ROW.encode(), [CHINESE]),
     "16.jsonl": ((ROW * 2).encode("utf-16"), "not utf-8, but seems to be utf-16: "),
     "16le.jsonl": ((ROW * 2).encode("utf-16-le"), "seems to be utf-16-le: "),
+    "16zh.jsonl": (ROW.replace("。", CHINESE * 3).encode("utf-16-le") * 3, "seems to be utf-16-le: "),
+    "a.mobi": (b"A book" + b"\0" * 60 + b"BOOKMOBI" + b"\0\xff" * 60, "mobi is not utf-8: convert it"),
+    "a.doc": (b"\xd0\xcf\x11\xe0\xa1" + b"\0" * 99, "not text, but a document of an old Word"),
     "16be.json": (('{"text": "a cat sat"}\n' * 2).encode("utf-16-be"), "seems to be utf-16-be: "),
     "32.txt": (CHINESE.encode("utf-32"), "seems to be utf-32"), "gb.json": (f"[{ROW}]".encode("gbk"), GB),
     "late.jsonl": (b'{"text": "a plain line"}\n' * 99 + ROW.encode("gb18030"), f"line 100, is .*{GB}"),
@@ -91,7 +95,8 @@ def test_another_encoding_is_read_if_it_is_named_and_is_the_right_one(tmp_path):
     for encoding in ("gb18030", "GBK", "utf-16", "utf-16-le", "utf-32", "UTF8"):
         (tmp_path / "a.txt").write_bytes(CHINESE.encode(encoding))
         assert read_text(str(tmp_path / "a.txt"), encoding) == CHINESE
-    cases = [(CHINESE * 2, "utf-16"), (CHINESE * 2, "gb18030"), ("A cat. ", "utf-16"), (CHINESE, "none")]
+    cases = [(CHINESE * 2, "utf-16"), (CHINESE * 2, "gb18030"), ("A cat. ", "utf-16"), ("A cat.", "utf-16"),
+             ("A cat", "cp500"), (CHINESE, "none")]  # fmt: skip
     for text, encoding in cases:
         (tmp_path / "a.txt").write_bytes(text.encode())
         with pytest.raises(InputError, match="leave out --encoding|is not (utf-16|gb18030)|knows no such"):
@@ -157,12 +162,21 @@ def test_shards_that_are_too_short_or_nanogpts_or_without_a_conversation(zh, tmp
     (tmp_path / "short" / "meta.json").unlink()
     assert len(PretokDataset("train", 16, 100, f"{tmp_path}/short")) == 6
     assert "data01.bin is shorter than a sequence" in "".join(said)
+    for wrong in ({"dtype": "int8"}, {"dtype": "object"}, {"row_len": -1}, {"vocab_size": 0}):
+        write_ids(tmp_path / "wrong", {"data00": range(99), "data01": range(99)}, **wrong)
+        with pytest.raises(InputError, match="meta.json is broken: .*its (dtype|row_len|vocab_size) is"):
+            PretokDataset("train", 16, 100, f"{tmp_path}/wrong")
     chats = [[user("短"), assistant("好" * 40)]] * 300 + [[user("长" * 900), assistant("好")]] * 120
     args = (f"--tokenizer={zh}/tokenizer_k", "--max_seq_len=64", "--workers=1")
     prepare("pretokenize_sft", write_rows(tmp_path / "c.jsonl", chats), tmp_path / "sft", *args)
     shards = read_json(tmp_path / "sft" / "meta.json")["shards"]
     assert 0 in [counts["documents"] for counts in shards.values()]
     assert len(PretokDataset("train", 64, 600, str(tmp_path / "sft")))
+    for name in ("data01.mask", "data00.bin"):  # half a copy: data01 would become the part to validate on
+        os.truncate(tmp_path / "sft" / name, 130)
+        with pytest.raises(InputError, match="sft is not as it was written: run pretokenize again"):
+            PretokDataset("train", 64, 600, str(tmp_path / "sft"))
+        (tmp_path / "sft" / name).unlink()
 
 
 # --- tokenizers of others
@@ -195,28 +209,39 @@ def save_tokenizer(folder, config=None, model=BPE, html="", **parts):
 META = {"pre_tokenizer": pre_tokenizers.Metaspace(), "decoder": decoders.Metaspace()}
 WORDS = {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)}
 ADDS_BOS = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+RANDOM = models.BPE(unk_token="<unk>", dropout=0.5)
 EVERY = {
     "plain": {}, "nfkc": {"normalizer": normalizers.NFKC()},
     "a space first": {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
     "lower case": {"normalizer": normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])},
     "adds BOS": {"post_processor": ADDS_BOS},
-    "one word": WORDS, "Llama's": META,
+    "one word": WORDS, "Llama's": META, "merges at random": {"model": (RANDOM, trainers.BpeTrainer, BYTES)},
     "BERT's": {"pre_tokenizer": pre_tokenizers.BertPreTokenizer(), "decoder": decoders.WordPiece(),
                "model": (models.WordPiece(unk_token="<unk>"), trainers.WordPieceTrainer, {})},
 }  # fmt: skip
 
 
+def lossy(name):
+    return name in ("Llama's", "BERT's")  # they have no bytes
+
+
 @pytest.mark.parametrize("name", EVERY)
-def test_a_folder_gives_the_ids_of_its_own_library_and_no_special_token_of_a_text(name, tmp_path):
+def test_a_folder_gives_its_librarys_ids_and_no_special_token_of_a_text(name, tmp_path, monkeypatch):
     transformers = pytest.importorskip("transformers")
     path = save_tokenizer(tmp_path / "k", **EVERY[name])
-    tok, own = Tokenizer(path), transformers.AutoTokenizer.from_pretrained(path)
+    tok, own = Tokenizer(f"{path}/tokenizer.json"), transformers.AutoTokenizer.from_pretrained(path)
     assert (tok.bos_id, tok.eos_id) == (own.bos_token_id, own.eos_token_id) == (1, 2)
     rng = random.Random(1)
     parts = [*SPECIAL, *"ab  \n\t1<s>|é①，", "the cat", "＜ｓ＞", *sentences(rng, 9)]
     texts = ["".join(rng.choices(parts, k=rng.randint(0, 12))) for _ in range(500)]
     own.backend_tokenizer.no_truncation()
     own.backend_tokenizer.no_padding()
+    if name == "merges at random":
+        own.backend_tokenizer.model.dropout = None
+    said = []
+    monkeypatch.setattr(tinystories, "print_once", said.append)
+    encode_documents(["the cat", "鑫"], tok, "uint16")
+    assert [line.split(": ")[1] for line in said] == ["not every text comes back from its ids"] * lossy(name)
     for text in texts:
         ids = tok.encode(text)
         assert ids == own(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

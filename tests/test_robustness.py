@@ -214,6 +214,8 @@ def test_a_resume_on_other_data_begins_the_best_again(data, trained, tmp_path, c
     shutil.copy(f"{data}/tok512.model", tmp_path)
     ids = np.fromfile(tmp_path / "tok512" / "data00.bin", "<u2")
     np.random.default_rng(0).permutation(ids)[640:].tofile(tmp_path / "tok512" / "data00.bin")  # noise
+    meta = read_json(tmp_path / "tok512" / "meta.json")
+    (tmp_path / "tok512" / "meta.json").write_text(json.dumps(meta | {"shards": {}}))  # their sizes
     old_best = torch.load(f"{trained}/last.pt", weights_only=True)["best_val_loss"]
     options = flags(init_from="resume", out_dir=tmp_path / "out", max_iters=44, eval_interval=2, device="cpu")
     run_here("train.py", *options, f"--vocab_source={tmp_path}/tok512")
@@ -224,8 +226,8 @@ def test_a_resume_on_other_data_begins_the_best_again(data, trained, tmp_path, c
     assert best["best_val_loss"] == min(losses[-3:]) > old_best and best["iter_num"] >= 40
     run_here("train.py", *options, "--max_iters=46")  # that folder again: nothing has changed
     assert said not in capsys.readouterr().out
-    meta = read_json(tmp_path / "tok512" / "meta.json") | {"tokenizer_fingerprint": "another"}
-    (tmp_path / "tok512" / "meta.json").write_text(json.dumps(meta))
+    another = meta | {"shards": {}, "tokenizer_fingerprint": "another"}
+    (tmp_path / "tok512" / "meta.json").write_text(json.dumps(another))
     with pytest.raises(InputError, match="tok512 were made by another tokenizer than"):
         run_here("train.py", *options, "--max_iters=48")
 

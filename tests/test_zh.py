@@ -212,11 +212,11 @@ def openai(*texts):
 PARTS = [{"type": "text", "text": "1+"}, {"type": "text", "text": "1=?"}]
 ALL_OF_ALPACA = {"system": "请有礼貌", "history": [[Q, A]], "instruction": "加", "input": "一", "output": "3"}
 SHAPES = {  # name: (the report, the conversation, its messages)
-    "all names": ("ShareGPT's", sharegpt(f"User:{Q}", f"chatgpt:{A}", "user:再加一呢？", "bot:3"), FOUR),
+    "all names": ("ShareGPT's", sharegpt(f"用户:{Q}", f"chatgpt:{A}", "User:再加一呢？", "助手:3"), FOUR),
     "ShareGPT with a system": ("ShareGPT's", sharegpt("system:请有礼貌", HUMAN, GPT), POLITE),
     "LLaMA-Factory": ("ShareGPT's", sharegpt(HUMAN, GPT, system="请有礼貌", tools=""), POLITE),
     "minimind": ("minimind's", {"conversations": talk(USER, ASSISTANT)}, TWO),
-    "OpenAI": ("OpenAI's", openai("system:请有礼貌", USER, ASSISTANT), POLITE),
+    "OpenAI": ("OpenAI's", openai("developer:请有礼貌", USER, ASSISTANT), POLITE),
     "an empty system": ("OpenAI's", openai("system: ", USER, ASSISTANT), TWO),
     "text in parts": ("OpenAI's", {"messages": [user(PARTS), assistant(A)]}, TWO),
     "a question at the end": ("ShareGPT's", sharegpt(HUMAN, GPT, "human:谢谢"), TWO),
@@ -224,14 +224,21 @@ SHAPES = {  # name: (the report, the conversation, its messages)
     "all of Alpaca": ("Alpaca's shape", ALL_OF_ALPACA, [*POLITE, user("加\n一"), assistant("3")]),
     "prompt": ("a prompt's shape: prompt, response", {"prompt": Q, "response": A, "id": 7}, TWO),
     "completion": ("a prompt's shape: prompt, completion", {"prompt": Q, "completion": A}, TWO),
-    "question": ("a question's shape: question, answer", {"question": Q, "answer": A}, TWO),
-}
+    "question": ("a question's shape: question, context, answer", {"question": Q, "answer": A}, TWO),
+    "OpenHermes": ("ShareGPT's", sharegpt(HUMAN, GPT, system_prompt="请有礼貌"), POLITE),
+    "OpenOrca": ("a question's", {"system_prompt": "请有礼貌", "question": Q, "response": A}, POLITE),
+    "Dolly": ("Dolly's", {"instruction": "1+", "context": "1=?", "response": A},
+              [system(), user("1+\n1=?"), assistant(A)]),
+    "firefly": ("firefly's shape: input, target", {"kind": "sum", "input": Q, "target": A}, TWO),
+    "ms-swift": ("ModelScope's", {"query": "再加一呢？", "response": "3", "history": [[Q, A]]}, FOUR),
+}  # fmt: skip
 PROMPT, UNKNOWN = {"prompt": "x", "response": "y"}, "no conversation of a known shape in the fields"
 LEFT_OUT = {  # reason: conversations
     "an unknown speaker: function_call": [sharegpt(HUMAN, "function_call:y", "observation:z", GPT)],
     "an unknown speaker: tool_calls": [{"messages": [user("x"), assistant(None) | {"tool_calls": [{}]}]}],
     "an unknown speaker: None": [{"messages": [user("x"), "y"]}],
     "a part that is no text: image_url": [{"messages": [user([{"type": "image_url"}]), assistant("y")]}],
+    "no input of user": [{"instruction": "x", "input": wrong, "output": "y"} for wrong in (0, ["z"])],
     "no output of assistant": [{"instruction": "x", "output": ""}, {"instruction": "x", "output": 3}],
     "no history of assistant": [PROMPT | {"history": [["z", None]]}],
     "a history that is no list of pairs": [PROMPT | {"history": h} for h in (5, "ab", ["ab"])],
@@ -240,7 +247,7 @@ LEFT_OUT = {  # reason: conversations
     "an answer without a question": [sharegpt("system:s", GPT, HUMAN, GPT)],
     f"{UNKNOWN} kind, target": [{"target": "x", "kind": "y"}],
     f"{UNKNOWN} messages": [{"messages": messages} for messages in ([], "x", {}, [7])],
-    "no conversation": ["x", 7, None],
+    "no conversation, or not of text alone": ["x", 7, None, sharegpt(HUMAN, GPT, image="a.jpg")],
 }
 
 
