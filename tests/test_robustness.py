@@ -80,6 +80,8 @@ def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end
     model = small_model(vocab_size=512, max_seq_len=64, tie_embeddings=False)
     model.tok_embeddings.weight.data[bad_ids] = math.inf
     torch.save({"model": model.state_dict(), "model_args": model_args_dict(model.args)}, tmp_path / "inf.pt")
+    with pytest.raises(InputError, match="inf.pt holds weights that are not finite"):
+        TextGenerator(f"{tmp_path}/inf.pt", f"{data}/tok512.model")
 
     options = flags(data_dir=data, init_from=tmp_path / "inf.pt", out_dir=tmp_path / "out", save_interval=1)
     options += flags(batch_size=1, gradient_accumulation_steps=1, optimizer=optimizer)
