@@ -352,8 +352,8 @@ def test_an_export_to_a_link_fills_its_target_and_a_failed_one_leaves_the_old(tm
 @pytest.mark.parametrize("kind, out, reason", [
     ("hf", "folder", "holds thesis.tex"), ("hf", "folder/thesis.tex", "is no folder"),
     *((kind, out, reason) for kind in ("ckpt", "gguf", "page") for out, reason in (
-        ("folder/../ckpt.pt", "the source itself"), ("link", "the source itself"), ("folder", "is no file"), ("pipe", "is no file"),
-        ("ckpt.pt/p", "no folder to write into"))),
+        ("folder/../ckpt.pt", "the source itself"), ("link", "the source itself"), ("folder", "is no file"),
+        ("pipe", "is no file"), ("ckpt.pt/p", "no folder to write into"))),
 ])  # fmt: skip
 def test_an_export_replaces_nothing_but_an_export(kind, out, reason, tmp_path):
     exported(random_checkpoint(tmp_path / "ckpt.pt"), "hf", tmp_path / "folder")
