@@ -97,7 +97,7 @@ def in_chinese():
 def first_sentence(error):
     """What a library's error message says first, or the error's name where there is no message."""
     text = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-    return text.split(". ")[0][:300] or type(error).__name__
+    return re.split(r"(?<=\w\w)\. ", text)[0][:300] or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -105,10 +105,9 @@ def as_input_error(sentence):
     """Turn an error in this block, of a library or of damaged data, into an InputError: the sentence, why."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        raise InputError(f"{sentence}: {first_sentence(error)}") from None
+        ours = isinstance(error, InputError)
+        raise error if ours else InputError(f"{sentence}: {first_sentence(error)}") from None
 
 
 def import_optional(package, why):
@@ -135,6 +134,8 @@ def atomic_write(path, mode="w"):
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except RuntimeError as error:  # torch.save hides what a full disk says
+        raise error.__context__ or error from None
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -150,6 +151,5 @@ def read_json(path, expected=dict):
 
 
 def write_json(path, value):
-    """Write a value as a .json file, completely or not at all."""
     with atomic_write(path) as f:
         json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)

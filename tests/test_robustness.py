@@ -60,6 +60,7 @@ COUNTS = (
 def test_numbers_are_refused_with_which_nothing_can_be_done(tmp_path, capsys):
     cases = [(option, "0", "a whole number, at least 1") for option in COUNTS.split()]
     cases += [(option, "1.0", "a number, at least 0, below 1") for option in ("dropout", "beta1", "beta2")]
+    cases += [(name, "1e39", "a number, at least 0, below 1e9") for name in ("learning_rate", "weight_decay")]
     cases += [("seed", "-1", "a whole number, at least 0, below 4e9")]
     for option, value, expected in cases:
         with pytest.raises(AssertionError):  # exit code 2
@@ -161,7 +162,7 @@ def test_a_save_that_fails_half_way_leaves_the_older_file(trained, tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     said = process.communicate()[0]
-    assert process.returncode == 1 and "File too large" in said
+    assert process.returncode == 1 and "File too large" in said and "Traceback" not in said
     assert [read_bytes(path) for path in paths] == before and not list((tmp_path / "out").glob("*.tmp"))
 
 

@@ -148,7 +148,8 @@ def torture_quickstart(mode, kills, folder):
             if name.name == "last.pt":
                 assert_same_end(path.parent, want[name].parent)
             elif name.suffix not in (".pt", ".png") and name.name != "log.jsonl":
-                assert path.read_bytes() == want[name].read_bytes(), name
+                timeless = {re.sub(rb"\d{19}", b"", p.read_bytes()) for p in (path, want[name])}
+                assert len(timeless) == 1, name
         print(f"{mode}: {count} kills; the end is as undisturbed, to the bit", flush=True)
 
 
