@@ -78,8 +78,8 @@ def parse_value(text, default, comment):
 
 
 def print_input_error(error_type, error, trace):
-    if re.search("OutOfMemoryError|MemoryError|can't allocate memory", repr(error)):  # CUDA's, a CPU's
-        error = "out of memory: a smaller batch needs less"
+    if re.search("MemoryError|can't allocate memory", repr(error)):  # Python's and CUDA's, a CPU's
+        error = "out of memory: a smaller batch or model needs less"
     elif isinstance(error, OSError) and error.strerror:  # a folder in place of a file, a full disk
         error = f"{error.filename or 'the system'}: {error.strerror}"
     elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
