@@ -1,6 +1,5 @@
 """
-What the scripts share: options, as in nanoGPT's configurator, errors in one sentence, and files that are
-written completely or not at all.
+What the scripts share: options, as in nanoGPT's configurator, errors in one sentence, and whole files.
 
 The options of a script are its lower-case globals: `given = override(globals())` replaces `key` by that of
 `--key=value`. The type is the default's; the comment on its line is the help. What it has before a colon is
@@ -31,10 +30,7 @@ def options(scope):
 
 
 def override(scope, commands=(), words=None, source=None):
-    """
-    Replace the options in `scope`, a script's globals(), by those of the command line, or of `words`, which
-    come from a `source`; returns those given, and the first word, one of `commands`, as "command".
-    """
+    """Replace the options in `scope` by those of the command line, or of `words`; returns those given."""
     sys.excepthook = print_input_error
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Jupyter's have none
@@ -45,7 +41,7 @@ def override(scope, commands=(), words=None, source=None):
     parser.description = scope["__doc__"]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = f"%(prog)s {'COMMAND ' if commands else ''}[--key=value ...]    (--help lists the options)"
-    if commands:
+    if commands:  # the first word is one of them
         parser.add_argument("command", choices=commands, metavar=" | ".join(commands))
     for key, value in options(scope).items():
         note = comments.get(key, "")
@@ -69,6 +65,8 @@ def parse_value(text, default, comment):
                 return value
         number = "a whole number" if kind is int else "a number"
         expected = f"{number}, {expected}" if limits else number
+    elif re.search("[\ud800-\udfff]", text):  # bytes of another encoding
+        expected = "a text in UTF-8"
     else:
         words = expected.split(" | ") if " | " in expected else []
         for word in words:
@@ -80,8 +78,8 @@ def parse_value(text, default, comment):
 
 
 def print_input_error(error_type, error, trace):
-    if error_type.__name__ == "OutOfMemoryError":  # torch's
-        error = "out of memory: a smaller batch needs less"
+    if re.search("MemoryError|can't allocate memory", repr(error)):  # Python's and CUDA's, a CPU's
+        error = "out of memory: a smaller batch or model needs less"
     elif isinstance(error, OSError) and error.strerror:  # a folder in place of a file, a full disk
         error = f"{error.filename or 'the system'}: {error.strerror}"
     elif not issubclass(error_type, (InputError, KeyboardInterrupt)):
@@ -93,13 +91,13 @@ def print_input_error(error_type, error, trace):
 
 def in_chinese():
     """Whether the terminal is Chinese: what counts is the first of these variables that is set."""
-    env = os.environ.get
-    return (env("LC_ALL") or env("LC_MESSAGES") or env("LANG", "")).startswith("zh")
+    return next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "").startswith("zh")
 
 
-def first_line(error):
-    """The first line of a library's error message, or the error's name where there is no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def first_sentence(error):
+    """What a library's error message says first, or the error's name where there is no message."""
+    text = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return re.split(r"(?<=\w\w)\. ", text)[0][:300] or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -107,11 +105,9 @@ def as_input_error(sentence):
     """Turn an error in this block, of a library or of damaged data, into an InputError: the sentence, why."""
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{sentence}: {why}") from None
+        ours = isinstance(error, InputError)
+        raise error if ours else InputError(f"{sentence}: {first_sentence(error)}") from None
 
 
 def import_optional(package, why):
@@ -138,6 +134,8 @@ def atomic_write(path, mode="w"):
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except RuntimeError as error:  # torch.save hides what a full disk says
+        raise error.__context__ or error from None
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -153,6 +151,5 @@ def read_json(path, expected=dict):
 
 
 def write_json(path, value):
-    """Write a value as a .json file, completely or not at all."""
     with atomic_write(path) as f:
         json.dump(value, f, ensure_ascii=False, indent=None if isinstance(value, list) else 1)

@@ -13,10 +13,9 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from configurator import InputError, first_line
+from configurator import InputError, first_sentence
 
-# FLOP/s of dense matrix products in bfloat16 (T4: float16), from the makers' data sheets, by whole words of
-# the device's name (an "L40" is no L4); the first that matches counts.
+# FLOP/s of dense products in bfloat16 (T4: float16), by the makers, by words of the name; the first counts.
 PEAK_FLOPS = {
     "B200": 2250e12, "H200 NVL": 835e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12,
     "H100": 989e12, "H800 PCIe": 756e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
@@ -42,7 +41,7 @@ def device_error(name: str) -> str:
     try:
         (torch.ones(1, device=name) + 1).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        return first_line(error)
+        return first_sentence(error)
     return ""
 
 
@@ -86,7 +85,7 @@ def compile_error(device: str) -> str:
     try:
         torch.compile(lambda x: (x * 2).sin())(torch.ones(8, device=device))
     except Exception as error:  # Dynamo's, Triton's, the C++ compiler's, the system's
-        return first_line(error)
+        return first_sentence(error)
     return ""
 
 

@@ -46,8 +46,9 @@ class ModelArgs:
     def __post_init__(self):
         self.n_kv_heads = self.n_kv_heads or self.n_heads
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size", "max_seq_len"):
-            if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= 1 << 24:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1")
+            most = 1 << (10 if name == "n_layers" else 24)
+            if type(getattr(self, name)) is not int or not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number from 1 to {most}")
         for name, least, most in (("norm_eps", 0, 1), ("dropout", 0, 1), ("rope_theta", 1, 1e30)):
             if type(getattr(self, name)) not in (int, float) or not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a number from {least} to {most}")
@@ -220,7 +221,7 @@ class Transformer(nn.Module):
         weights = {name.removeprefix("_orig_mod."): w for name, w in checkpoint["model"].items()}  # nanoGPT's
         table = weights["tok_embeddings.weight"]
         hidden_dim = len(weights["layers.0.feed_forward.w1.weight"])
-        left_out = {"hidden_dim": hidden_dim, "n_kv_heads": None, "max_seq_len": 2048}  # as llama2.c
+        left_out = {"hidden_dim": hidden_dim, "n_heads": None, "n_kv_heads": None, "max_seq_len": 2048}
         args = ModelArgs(**{**left_out, **checkpoint["model_args"], **changes})
         args.tie_embeddings &= torch.equal(weights.setdefault("output.weight", table), table)
         model = cls(args)

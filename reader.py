@@ -142,15 +142,15 @@ def read_checkpoint(path, mmap=False):
     """model.load_checkpoint. InputError says in a sentence why a file is no checkpoint of this model."""
     if not os.path.exists(path):
         raise InputError(f"no checkpoint {path}: train.py writes one")
-    with as_input_error(f"{path} cannot be read as a checkpoint"):
+    with as_input_error(f"{path} is no checkpoint (extras.export converts other formats), or damaged"):
         checkpoint = load_checkpoint(path, mmap)
     with as_input_error(f"{path} holds no model of this kind"):
-        if "tok_embeddings.weight" in checkpoint:
-            from extras.foreign import describe_weights
+        if "model_args" not in checkpoint or "tok_embeddings.weight" not in checkpoint.get("model", ()):
+            from extras.foreign import find_model
 
-            checkpoint = describe_weights(checkpoint, path)
-        if any(str(name).endswith("transformer.wte.weight") for name in checkpoint["model"]):
-            raise InputError(f"{path} is nanoGPT's: a GPT-2, which is another model than this one")
+            checkpoint = find_model(checkpoint, path)
+        if not all(w.is_floating_point() for w in checkpoint["model"].values()):
+            raise TypeError("its weights are integers or complex numbers")
         with torch.device("meta"), warnings.catch_warnings():  # takes no memory, and copies nothing
             warnings.simplefilter("ignore")
             Transformer.from_checkpoint(checkpoint)

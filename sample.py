@@ -63,6 +63,8 @@ class TextGenerator:
             raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {size}")
         for p in self.model.parameters():  # not the tables of RoPE, which need float32
             p.data = p.data.to(getattr(torch, dtype))
+            if not p.isfinite().all():
+                raise InputError(f"{checkpoint} holds weights that are not finite in {dtype}")
         if compile:
             from extras.fast_decode import compile_decoding
 

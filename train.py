@@ -68,9 +68,9 @@ dropout = 0.0  # at least 0, below 1: probability; for pretraining on much text 
 # optimizer
 optimizer = "adamw"  # adamw | muon: Muon for the matrices of the blocks, AdamW for the rest
 gradient_accumulation_steps = 4  # at least 1: micro-batches in a step, of all processes together
-learning_rate = 5e-4  # at least 0: the highest of the schedule
+learning_rate = 5e-4  # at least 0, below 1e9: the highest of the schedule
 max_iters = 100000  # at least 1: steps
-weight_decay = 1e-1  # at least 0: on matrices only
+weight_decay = 1e-1  # at least 0, below 1e9: on matrices only
 beta1 = 0.9  # at least 0, below 1: AdamW's decay of the mean of the gradients
 beta2 = 0.95  # at least 0, below 1: AdamW's decay of the mean of their squares
 grad_clip = 1.0  # at least 0: maximum gradient norm; 0 is off
@@ -175,8 +175,8 @@ if resume:
         own_groups = opt.state_dict()["param_groups"]  # their settings are those of the options
         opt.load_state_dict({"state": checkpoint["optimizer"]["state"], "param_groups": own_groups})
         for p in raw_model.parameters() if step else ():
-            if {t.shape for t in opt.state[p].values()} | {()} != {p.shape, ()}:
-                raise ValueError("its optimizer is that of another model, or not complete")
+            if step < 0 or {t.shape for t in opt.state[p].values()} | {()} != {p.shape, ()}:
+                raise ValueError("its step or optimizer is that of another model, or not complete")
         if checkpoint["scaler"]:  # empty, if the run was in another dtype
             scaler.load_state_dict(checkpoint["scaler"])
         torch.set_rng_state(checkpoint["rng"]["torch"])

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configurator import InputError, atomic_write, first_line, import_optional, override
+from configurator import InputError, atomic_write, first_sentence, import_optional, override
 from extras import gguf_export
 from extras.hf_folder import CONFIG_NAMES, check_folder, check_stop_ids, read_config, replace_folder
 from extras.hf_tokenizer import tokenizer_files
@@ -150,9 +150,8 @@ def load_ckpt(path):
     """A checkpoint of ours or of llama2.c's. Mapped, where it can be: a tensor is read when it is used."""
     saved = read_checkpoint(path, mmap=zipfile.is_zipfile(path))
     args = Transformer.from_checkpoint(saved).args
-    weights = {name.removeprefix("_orig_mod."): w for name, w in saved["model"].items()}
     tok = Tokenizer(saved["tokenizer"]) if saved.get("tokenizer") else None
-    return args, weights, tok, check_stop_ids(saved.get("stop_ids", []), path)
+    return args, saved["model"], tok, check_stop_ids(saved.get("stop_ids", []), path)
 
 
 def load_llama2c(path):
@@ -209,7 +208,7 @@ def load_hf(folder):
             ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # transformers' and safetensors' errors have no common class
-        raise InputError(f"{folder}: the weights cannot be read: {first_line(error)}") from None
+        raise InputError(f"{folder}: the weights cannot be read: {first_sentence(error)}") from None
     missing = set(info["missing_keys"])
     no_head = may_be_tied and "lm_head.weight" in missing
     missing -= {"lm_head.weight"} if no_head else set()
@@ -347,8 +346,8 @@ def output_path(path, sources, folder=False):
         for source in filter(os.path.exists, sources):
             if os.path.samefile(path, source) or Path(source).resolve() in Path(path).parents:
                 raise InputError(f"--out={path} is the source itself, or in it: give another")
-        if os.path.isdir(path) != folder:
-            raise InputError(f"--out={path} is a {'file' if folder else 'folder'}: give another")
+        if not (os.path.isdir if folder else os.path.isfile)(path):  # and no device, or pipe
+            raise InputError(f"--out={path} is {'no folder' if folder else 'no file'}: give another")
     parent = next(parent for parent in Path(path).parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"--out={path} cannot be written: {parent} is no folder to write into")

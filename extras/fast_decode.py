@@ -13,7 +13,7 @@ import math
 
 import torch
 
-from configurator import InputError, first_line
+from configurator import InputError, first_sentence
 from devices import compile_error
 from model import attend
 
@@ -95,7 +95,7 @@ def compile_for_cpu(model):
             with torch._inductor.config.patch(freezing=True), torch.compiler.config.patch(cache_key_tag=tag):
                 return compiled(tokens, cache, pos)
         except torch._dynamo.exc.BackendCompilerFailed as error:
-            raise InputError(f"--compile=True does not work here: {first_line(error)}") from error
+            raise InputError(f"--compile=True does not work here: {first_sentence(error)}") from error
         finally:
             torch.backends.mkldnn.set_flags(True)
 

@@ -69,14 +69,23 @@ def refuse_bytes(data, path, strict):
         raise InputError(f"{path} is not utf-8{seems}: {advice}")
 
 
-def describe_weights(weights, path):
+def find_model(checkpoint, path):
     """
-    A checkpoint of a state dict alone, as happy-llm saves it: the args are read from the tensors. The number
-    of heads is not in them; happy-llm's models have 16.
+    A checkpoint with "model" and "model_args" of one that is wrapped otherwise, or whose names have the
+    prefixes of torch.compile and DDP, or of a state dict alone, as happy-llm saves it. The args are then read
+    from the tensors. The number of heads is not in them; happy-llm's models have 16.
     """
-    print(f"{path} does not say how many heads its model has: taking happy-llm's 16", file=sys.stderr)
+    wrapped = checkpoint.keys() & {"model", "state_dict", "model_state_dict"}
+    weights = checkpoint[min(wrapped)] if wrapped else checkpoint
+    weights = {name.split("_orig_mod.")[-1].removeprefix("module."): w for name, w in weights.items()}
+    if any(name.endswith("wte.weight") for name in weights):
+        raise InputError(f"{path} is nanoGPT's: a GPT-2, which is another model than this one")
+    if "model_args" in checkpoint:
+        return checkpoint | {"model": weights}
     vocab_size, dim = weights["tok_embeddings.weight"].shape
     args = {"vocab_size": vocab_size, "dim": dim, "n_heads": 16, "max_seq_len": 512}
     args["n_layers"] = sum(name.endswith("ffn_norm.weight") for name in weights)
     args["n_kv_heads"] = 16 * len(weights["layers.0.attention.wk.weight"]) // dim
+    how = 'for others save {"model": ..., "model_args": ...}'
+    print(f"{path} does not say how many heads its model has: taking happy-llm's 16; {how}", file=sys.stderr)
     return {"model": weights, "model_args": args}

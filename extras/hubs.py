@@ -12,7 +12,7 @@ import urllib.request
 
 import huggingface_hub
 
-from configurator import InputError, atomic_write, first_line, import_optional
+from configurator import InputError, atomic_write, first_sentence, import_optional
 
 TIMEOUT = 20  # seconds for a hub to answer
 STORIES = {"huggingface": "roneneldan/TinyStories", "modelscope": "AI-ModelScope/TinyStories"}
@@ -65,7 +65,7 @@ def ask(name, path, first, get):
             get(hub, repo)
             return path
         except Exception as error:  # of the hub, the connection, the disk
-            errors.append(f"{repo} on {hub}: {first_line(error)}")
+            errors.append(f"{repo} on {hub}: {first_sentence(error)}")
     raise InputError(f"could not download {name}: {'; '.join(errors)}")
 
 

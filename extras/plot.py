@@ -16,7 +16,7 @@ import os
 
 from tqdm import tqdm
 
-from configurator import atomic_write, first_line, import_optional, override
+from configurator import atomic_write, first_sentence, import_optional, override
 
 log = "output/log.jsonl"  # the log of a run; several with commas between them
 out = ""  # the picture; '' is loss.png beside the first log
@@ -28,7 +28,7 @@ def try_draw(log_path, out):
         if importlib.util.find_spec("matplotlib"):
             draw([log_path], out)
     except Exception as error:  # a matplotlib that does not import, a full disk, a locked file
-        tqdm.write(f"{out} is not drawn: {first_line(error)}")
+        tqdm.write(f"{out} is not drawn: {first_sentence(error)}")
 
 
 def draw(paths, out):

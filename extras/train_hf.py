@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 
-from configurator import InputError, first_line, import_optional, override
+from configurator import InputError, first_sentence, import_optional, override
 from devices import find_device, find_dtype
 
 model = "Qwen/Qwen2.5-0.5B"  # a folder, or a name on the Hub
@@ -73,7 +73,7 @@ def from_pretrained(auto_class, **settings):
     try:
         return auto_class.from_pretrained(model, **settings)
     except Exception as error:  # transformers', tokenizers' and safetensors' errors have no common class
-        raise InputError(f"--model={model} cannot be loaded: {first_line(error)}") from None
+        raise InputError(f"--model={model} cannot be loaded: {first_sentence(error)}") from None
 
 
 def sample():

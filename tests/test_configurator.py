@@ -58,6 +58,7 @@ def test_options_take_their_type_from_the_default_and_help_is_the_comment_on_the
     ("--dtype=int8", "argument --dtype: expects float32 | bfloat16, not 'int8'"),
     ("--start=/nowhere", "argument --start: expects scratch | PATH"),
     ("--steps", "argument --steps: expected one argument"),
+    ("--name=\udcff", "argument --name: expects a text in UTF-8"),  # bytes of a terminal in Latin-1 or GBK
 ])  # fmt: skip
 def test_a_mistaken_option_is_named_with_exit_code_2(script, word, says):
     said = script(word, code=2)

@@ -279,15 +279,26 @@ def compiled(saved):
     return saved | {"model": model, "optimizer": {"state": {}}, "best_val_loss": torch.ones(())}
 
 
+def arg(**changes):
+    return lambda saved: saved | {"model_args": saved["model_args"] | changes}
+
+
 OTHERS = {  # a file: (what others have made of a good one, why it is refused or "")
     "compiled.pt": (compiled, ""), "nowhere.pt": (None, "there is no checkpoint"),
     "other.pt": (lambda saved: {"weights": 1}, "no model of this kind"),
+    "ddp.pt": (lambda saved: saved | {"model": {f"module.{k}": w for k, w in saved["model"].items()}}, ""),
+    "wrapped.pt": (lambda saved: {"state_dict": saved.pop("model"), **saved}, ""),
+    "int8.pt": (lambda saved: saved | {"model": {k: w.char() for k, w in saved["model"].items()}},
+                "its weights are integers"),
+    "heads.pt": (arg(n_heads=None), "n_heads=None must be a whole number from 1 to 16777216"),
+    "deep.pt": (arg(n_layers=10**6), "n_layers=1000000 must be a whole number from 1 to 1024"),
     "no files.pt": (lambda saved: saved | {"tokenizer": {"kind": "tokenizers"}}, "none that can be read"),
     "ends.pt": (lambda saved: saved | {"stop_ids": "abc"}, "no token ids"),
     "short.bin": (lambda good: good[:-4], "is not complete"), "empty.bin": (lambda good: b"", "bin is not"),
     "long.bin": (lambda good: good + b"1234", "bin is not complete"),
     "zip.bin": (lambda good: b"PK\3\4" + good, "bin is not"),
     "noise.bin": (lambda good: bytes(range(256)) * 40, "its header describes no model"),
+    "cut.pth": (lambda good: good[:99], "is no checkpoint .*, or damaged: [^.]*$"),
     "hf/config.json": (lambda good: good[:-9], "config.json is broken"),
     "hf/generation_config.json": (lambda good: good[:-9], "generation_config.json is broken"),
     "hf/model.safetensors": (lambda good: good[:-9], "hf: the weights cannot be read"),
@@ -304,7 +315,7 @@ def test_what_others_wrote_loads_or_is_refused_in_one_sentence(tmp_path, name):
         torch.save(change(load_checkpoint(good)), path)
     elif change:
         source = tmp_path / name.split("/")[0]
-        exported(good, "llama2c" if name.endswith(".bin") else "hf", source)
+        exported(good, {"bin": "llama2c", "pth": "ckpt"}.get(name[-3:], "hf"), source)
         path.write_bytes(change(path.read_bytes()))
     before = sorted(tmp_path.rglob("*"))
     for kind in ("ckpt", "page"):
@@ -339,15 +350,16 @@ def test_an_export_to_a_link_fills_its_target_and_a_failed_one_leaves_the_old(tm
 
 
 @pytest.mark.parametrize("kind, out, reason", [
-    ("hf", "folder", "holds thesis.tex"), ("hf", "folder/thesis.tex", "is a file"),
+    ("hf", "folder", "holds thesis.tex"), ("hf", "folder/thesis.tex", "is no folder"),
     *((kind, out, reason) for kind in ("ckpt", "gguf", "page") for out, reason in (
-        ("folder/../ckpt.pt", "the source itself"), ("link", "the source itself"), ("folder", "is a folder"),
-        ("ckpt.pt/p", "no folder to write into"))),
+        ("folder/../ckpt.pt", "the source itself"), ("link", "the source itself"), ("folder", "is no file"),
+        ("pipe", "is no file"), ("ckpt.pt/p", "no folder to write into"))),
 ])  # fmt: skip
 def test_an_export_replaces_nothing_but_an_export(kind, out, reason, tmp_path):
     exported(random_checkpoint(tmp_path / "ckpt.pt"), "hf", tmp_path / "folder")
     (tmp_path / "folder" / "thesis.tex").write_text("years of work")
     (tmp_path / "link").symlink_to("ckpt.pt")
+    os.mkfifo(tmp_path / "pipe")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(InputError, match=reason):
         exported(tmp_path / "link", kind, tmp_path / out)

@@ -3,15 +3,19 @@ Kill a small run again and again at random moments, mostly by SIGKILL, resume it
 end bit for bit with that of an undisturbed run. It needs no data; it writes to a temporary folder.
 
     python -m tests.torture 20
+    python -m tests.torture quickstart 20        the same for quickstart.sh, in three of its modes
 """
 
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -104,8 +108,69 @@ def log_lines(out):
         return f.read().split("\n")[:-1]
 
 
+TOY = (  # in quickstart.sh: what is replaced, and by what
+    (r"--max_iters=\d+", "--max_iters=24"), (r"--eval_interval=\d+", "--eval_interval=8"),
+    (r"--dim=\d+ --n_layers=\d+", "--dim=24 --n_layers=1"), (r"megabytes=\d+", "megabytes=1"),
+    ("run python train.py", "run python train.py --save_interval=3"),
+    ("py synthesize --data_dir", "py synthesize --num_texts=200 --num_chats=200 --data_dir"),
+    (r".*run python (-m extras|sample).*\n", ""),  # they only read what is there
+)  # fmt: skip
+
+
+def torture_quickstart(mode, kills, folder):
+    """Kill quickstart.sh and all that it has started; AssertionError where it does not end as undisturbed."""
+    rng = random.Random(mode)
+    template = Path(folder, mode)
+    shutil.copytree(HERE, template, ignore=shutil.ignore_patterns(".*", "data*", "out*", "docs"))
+    script = Path(HERE, "quickstart.sh").read_text(encoding="utf-8")
+    for pattern, new in TOY:
+        assert re.search(pattern, script), pattern
+        script = re.sub(pattern, new, script)
+    (template / "quickstart.sh").write_text(script, encoding="utf-8")
+    python = template / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    python.with_name("activate").write_text("#")
+    shutil.copy(Path(HERE, "requirements.txt"), template / ".venv")  # as if it were installed
+    if mode == "tinystories":  # in place of a download
+        run("tinystories.py", "synthesize", f"--data_dir={template}/data_tinystories", "--megabytes=1")
+    calm = Path(shutil.copytree(template, f"{template}_calm"))
+    assert quickstart(calm, mode) == 0
+    count = 0
+    while count < kills:
+        copy = Path(shutil.copytree(template, tempfile.mkdtemp(dir=folder), dirs_exist_ok=True))
+        while quickstart(copy, mode, rng.uniform(0, 15) if count < kills else None) != 0:
+            count += 1
+        files, want = ({p.relative_to(f): p for p in f.glob("[do][au]t*/**/*.*")} for f in (copy, calm))
+        assert files.keys() == want.keys()
+        for name, path in files.items():
+            if name.name == "last.pt":
+                assert_same_end(path.parent, want[name].parent)
+            elif name.suffix not in (".pt", ".png") and name.name != "log.jsonl":
+                timeless = {re.sub(rb"\d{19}", b"", p.read_bytes()) for p in (path, want[name])}
+                assert len(timeless) == 1, name
+        print(f"{mode}: {count} kills; the end is as undisturbed, to the bit", flush=True)
+
+
+def quickstart(folder, mode, seconds=None):
+    """The exit code of quickstart.sh, whose whole group of processes is killed after so many seconds."""
+    command = f"OMP_NUM_THREADS=1 exec bash quickstart.sh {mode} >> printed 2>&1"
+    process = subprocess.Popen(command, shell=True, cwd=folder, start_new_session=True)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() in (0, -signal.SIGKILL), Path(folder, "printed").read_text()
+    return process.returncode
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
+        if sys.argv[1] == "quickstart":
+            for mode in sys.argv[3:] or ("synthetic", "tinystories", "chat"):
+                torture_quickstart(mode, int(sys.argv[2]), folder)
+            sys.exit()
         began = time.time()
         run("tinystories.py", "synthesize", f"--data_dir={folder}", "--megabytes=2")
         run("tinystories.py", "pretokenize", f"--data_dir={folder}", "--vocab_size=512")
