@@ -17,10 +17,9 @@ pretrain unpacks no more. Then pretrain and fine-tune:
 
 SFT (supervised fine-tuning) shows the model questions and answers; it learns the answers only. sft reads the
 shapes of BELLE, ShareGPT, OpenAI, Alpaca and more (see TURNS and PAIRS), and says which it has found.
-
-seq-monkey is read packed or unpacked, one line at a time. Lines that hold no document or no conversation are
-named (the first of them), counted and left out. Shards that are there already are not made again.
-seq-monkey: Mobvoi's corpus of web pages, encyclopedias, books. BELLE: Ji et al. 2023, arXiv:2303.14742.
+seq-monkey (Mobvoi's corpus of web pages, encyclopedias and books) is read packed or unpacked, one line at a
+time. Lines that hold no document or no conversation are counted, named and left out. BELLE: Ji et al. 2023,
+arXiv:2303.14742.
 """
 
 import bz2
@@ -86,8 +85,7 @@ def io_paths(command):
     sources = [input_path] if input_path else [f"{data_dir}/{name}" for name in names]
     source = next(filter(os.path.isfile, sources), None)
     if source is None:
-        advice = "give --input_path, or see --help for the command that makes it"
-        raise InputError(f"no file {sources[0]}: {advice}")
+        raise InputError(f"no file {sources[0]}: give --input_path, or see --help for what makes it")
     return source, output_path or f"{data_dir}/{target}"
 
 
