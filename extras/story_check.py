@@ -20,8 +20,8 @@ Prints a table: for each property the share of the stories that have it, of thos
     a typed word is kept    "met a Pikachu in the garden": for each of the words of TRIED, which are in no
                             training story either, how many of the stories of the four heroes keep it
 
-Stories in Chinese are asked the same, by story_check_zh.py, and whether a thing and a creature keep their
-colours.
+Stories in Chinese are asked the same, by stories/chinese_check.py, and whether the creature's tail or ears
+stay.
 
 The loss says how well the next token is predicted, on average over all tokens. Most tokens are easy: a story
 may change its hero at a cost that the average hardly shows. On the grammar's own stories each property holds
@@ -41,9 +41,9 @@ import numpy as np
 import torch
 
 from configurator import InputError, override
-from extras import story_check_zh, story_plots
-from extras.story_plots import PLOTS
-from extras.synthetic_stories import BOYS, GIRLS, KINS, PRONOUNS, WORDS, tidy
+from extras.stories import chinese_check, english
+from extras.stories.english import KINS, PLOTS, PRONOUNS
+from extras.synthetic_stories import WORDS, tidy
 from sample import TextGenerator
 from tinystories import STORIES, read_texts
 
@@ -60,12 +60,12 @@ HEROES = ("Lily", "Tom", "Mia", "Ben")
 CREATURES = ("Shoggoth", "Brindlewump", "Mizzlefrock", "Quandooster")
 MEETING = "One day, {hero} met a {creature}"
 PLACE = " in the garden."
-TRIED = story_plots.TRIED
+TRIED = english.TRIED
 
 # --------------------------------------------------------------------------------------------------------
 # The grammar's words.
 
-SEXES = {**dict.fromkeys(GIRLS, "girl"), **dict.fromkeys(BOYS, "boy")}  # of each hero's name
+SEXES = {name: sex for sex, names in english.HEROES.items() for name in names}
 PRONOUN_SEXES = {word: sex for sex in ("boy", "girl") for word in (sex, *PRONOUNS[sex])}
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")  # don't, Lily's
 
@@ -323,7 +323,7 @@ def main():
     else:
         writer = TextGenerator(checkpoint, seed=seed)
         chinese = len(writer.tokenizer.encode("的")) < 3  # no three bytes
-    checks = story_check_zh if chinese else sys.modules[__name__]
+    checks = chinese_check if chinese else sys.modules[__name__]
     if not input_path:
         pairs = itertools.product(checks.HEROES, checks.CREATURES)
         prompts = [checks.MEETING.format(hero=hero, creature=creature) for hero, creature in pairs]

@@ -3,7 +3,7 @@ Write made-up children's stories from a seeded grammar, for a machine that canno
 
     python -m extras.synthetic_stories         # print three stories
     python -m extras.synthetic_stories 7       # with another seed
-    python -m extras.synthetic_stories 7 zh    # in Chinese: extras/story_plots_zh.py has the words and plots
+    python -m extras.synthetic_stories 7 zh    # in Chinese: see extras/stories/
 
 tinystories.py synthesize calls write_stories(), which fills a folder with files in the format of the real
 data. The same (seed, shards, megabytes) gives the same files on every machine.
@@ -33,8 +33,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from configurator import write_json
-from extras import story_plots_zh as zh
-from extras.story_plots import PLOTS, TRIED
+from extras.stories import chinese, english
 
 # --------------------------------------------------------------------------------------------------------
 # The limit. A perfect model needs -log2 P bits for a story of probability P. A choice of probability p costs
@@ -70,68 +69,19 @@ def sum_of_bits(text: str, s: dict) -> float:
 # --------------------------------------------------------------------------------------------------------
 # Made-up names, of every kind that people may type: a model copies only what it has had to copy. Syllables
 # (onset, vowel, middle, ending, as in Sh-o-gg-oth), any letters, pieces of English words, an echo, a thing.
-# What is listed twice comes twice as often.
-
-ONSETS = """b bl br ch cl cr d dr dw f fl fr g gl gr h j k kl kn kr l m n p pl pr qu r s sh shr sk sl sm sn sp
-    spl spr squ st str sw t th thr tr tw v w wh y z zw b d g m p sh t z""".split()
-VOWELS = "a e i o u a e i o u a e i o u oo ee ai oa ou y ea".split()
-MIDDLES = """b bb bl br d dd ddl dl dr ff fr g gg ggl gl gr h j k ck kl l ll lb ld lf lm lt m mm mb mbl mp mpl
-    n nn nd ndl ndr ng ngl nk nt nz p pp ppl pl r rr rb rd rg rl rm rn rt s ss sh sk sp st t tt th v w x z zz
-    zzl""".split()
-ENDINGS = """ab ack aff ak am an and ank ap ar arb ark arp ash at atch ax az eb eck ed eeb eek eem een eep el
-    elf elk elt em en ent er erd erk esh est et ib ick if ig ill im imp in ind ing ink int ip irp ish isk
-    ist ix iz ob ock od og ol omp on onk oo oof ook oom oon oop op or orb ord ork orn orp osh oss ost ot
-    oth ox oz ub uck uff ug ulk um umf ump un unk up urb urk urp ush usk ust uth ux uzz amble imble omble
-    umble addle iddle oodle uddle aggle iggle oggle uggle ipple opple azzle izzle uzzle ingle angle a a o
-    o i y ie oo ia
-    us is""".split()
-
-# What a vocabulary of 1,024 pieces, trained on these stories, has: a piece that no name has is never copied.
-STARTS = """
-    Ad After An And Anna At Ava Ben Billy Bob But Crack Dan David Ella Em Emma Eva Every Fe Felix Finn
-    Fr From He Hugo In Iris It Ja Jack James Jane Kate Li Lily Lu Mary Maya Mia Nick Nina No Noah Nora
-    Oliver On Once One Os Oscar Peter Ru Ruby Sam Sara She Simon Soon Sop Sophie Sp St Th That The Then
-    There They This Tim To Toby Tom Zoe b c d f g h j k l m n p r s t v w x y z
-""".split()
-PIECES = """
-    ab ad age ah ai aid ail ain ais ait ake al all am amed an and ane ang ange ap ar ara ard ark ars ary
-    as ast at ate au av avid aw ax ay aya ayed ble bout by bye ca car cau cause ce ch ched ck ct cy day
-    de dea ea ear eb ed ee eet el ell ellow en end ent eo ep er ere ered es et eter ether etter ff fore
-    fr fraid ft fter fu ful gain gan ge ger gg gh ght ha hank hant hat he hed hen her here hi hie hind
-    hing his ho ht hy ia ick id ide ie ig ight il iled ill illow illy im imals imon in ina ind ing ink
-    inn iny ip ir irl is it ite ith itt ittle ive iz ke ked ket key la lag ld le lea lease led leep lep
-    lf li liver lix ll lla lled lly lo los lp ls ly ma mall mals mb me mes my na nd nder ne ned new ng
-    nk no now nt ntil ny ob od ody oe og oi oise old olden olly om ome on one ong onkey oo ood ook ooked
-    ool oon oor op ope or ora ore orn orry os ot other ou oud ought ould ound ous out ow own ox oy pa
-    ped ple pp pped ppy qu quoise ra rack rave re ree ret ri ried riend ris ro roke rong roud round row
-    rown ry se side sket st te ter to ty ub uck ud udd ue ug ugo um ump un ung unny up ur us ut va ve
-    ved ver very way xt yes zz
-""".split()
-THINGS = """Teapot Mitten Spoon Candle Lantern Pillow Kettle Ladder Hammer Sock Zipper Sponge Broom Bottle
-    Chimney Carpet Saddle Fiddle Compass Anchor Cactus Turnip Radish Mango Noodle Dumpling Pickle Thimble
-    Doorbell Snowflake Raindrop Icicle Rainbow Cloud Cobweb""".split()
-
-# No rude word by accident (rough patterns, so that few are spelled out).
-UNWANTED = re.compile(
-    """[fdcgkb][aeiouy]+c?k | pr.ck | f[ae]g | sh.t | [ck][uo]+n | n[ie]g | [ct]l?[iu]t |
-    t.rd | ass | [ck]um | p[ie]s | p[eo]n | wh?o+r | sl.[tg] | tw.t | w.nk | b.[st] | r.p[eiy] | an[ua]s |
-    sp.c?k | j[ae]p | j.w | naz | hell | s.x | p.rn | boob | dr.nk | k.ll | d[ie].$ | dumb | d.mn | d.ng |
-    shag | h.m[ou] | ^uni | ^eu""",
-    re.X,
-)
 
 
 def syllables(s: dict, rng: random.Random) -> str:
     """Brindlewump. No name can be put together in two ways."""
     if rng.random() < 0.9:
-        marked = choose(ONSETS, s, rng) + mark(0.9, s)
+        marked = choose(english.ONSETS, s, rng) + mark(0.9, s)
     else:
         marked = mark(0.1, s)
     middles = rng.choice((0, 1, 1, 1, 1, 2))
     marked += mark(4 / 6 if middles == 1 else 1 / 6, s)
     for _ in range(middles):
-        marked += choose(VOWELS, s, rng) + choose(MIDDLES, s, rng)
-    return marked + choose(ENDINGS, s, rng)
+        marked += choose(english.VOWELS, s, rng) + choose(english.MIDDLES, s, rng)
+    return marked + choose(english.ENDINGS, s, rng)
 
 
 def letters(s: dict, rng: random.Random) -> str:
@@ -153,22 +103,22 @@ def letters(s: dict, rng: random.Random) -> str:
 def pieces(s: dict, rng: random.Random) -> str:
     """Normaliver: pieces of words."""
     number = rng.choice((1, 2, 3))
-    inner = "".join(choose(PIECES, s, rng) for _ in range(number))
-    return choose(STARTS, s, rng) + inner + mark(1 / 3, s)
+    inner = "".join(choose(english.PIECES, s, rng) for _ in range(number))
+    return choose(english.STARTS, s, rng) + inner + mark(1 / 3, s)
 
 
 def echo(s: dict, rng: random.Random) -> str:
     """Trabombombo: syllables, one of which is said again."""
-    first = choose(ONSETS, s, rng) + choose(VOWELS, s, rng) if rng.random() < 0.5 else ""
-    syllable = choose(ONSETS, s, rng) + choose(VOWELS, s, rng)
+    first = choose(english.ONSETS, s, rng) + choose(english.VOWELS, s, rng) if rng.random() < 0.5 else ""
+    syllable = choose(english.ONSETS, s, rng) + choose(english.VOWELS, s, rng)
     again = rng.choice((1, 2, 3))
-    end = choose(ENDINGS, s, rng) if rng.random() < 0.5 else ""
+    end = choose(english.ENDINGS, s, rng) if rng.random() < 0.5 else ""
     marks = mark(0.5, s) + mark(1 / 3, s) + mark(0.5, s)
     return first + syllable + MARK.sub("", syllable) * again + end + marks
 
 
 def thing(s: dict, rng: random.Random) -> str:
-    return choose(THINGS, s, rng)
+    return choose(english.THINGS, s, rng)
 
 
 WAYS = [syllables] * 3 + [letters] * 4 + [pieces] * 6 + [echo] * 2 + [thing]
@@ -181,90 +131,12 @@ def made_up_name(s: dict, rng: random.Random) -> str:
         marked = way(s, rng) + mark(WAYS.count(way) / len(WAYS), s)
         name = MARK.sub("", marked).capitalize()
         fits = 4 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
-        if fits and name not in TRIED and not UNWANTED.search(name.lower()):
+        if fits and name not in english.TRIED and not english.UNWANTED.search(name.lower()):
             return name + "".join(MARK.findall(marked))
 
 
 # --------------------------------------------------------------------------------------------------------
-# The lexicon: words, or phrases between slashes, which may hold [choices] and {slots}: see expand().
-
-GIRLS = """Lily Lily Lily Mia Mia Anna Sue Lucy Emma Ella Zoe Amy Sara Daisy Molly Ruby Nina Maya Rosie Kate
-    Jane Mary Alice Nora Eva Sophie Ava Holly Betty Iris Kim""".split()
-BOYS = """Tom Tom Tom Ben Ben Tim Max Sam Jack Leo Finn Noah Adam Dan Joe Billy Bob Oscar Peter Toby Luke Jake
-    Nick Paul Alex David Felix Hugo James Oliver Simon""".split()
-
-WORDS = {
-    "colour": "red blue green yellow orange purple pink white brown golden silver turquoise striped",
-    "size": "big small tiny huge tall round little enormous chubby skinny strange shy sleepy wrinkly",
-    "trait": "happy kind brave curious clever cheerful friendly polite gentle quiet funny careful",
-    "sky": "sunny cloudy warm windy bright chilly foggy rainy quiet hot cool lovely frosty",
-    "prize": "star badge cup cap cape medal scarf sticker",
-    "weekday": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
-    "toy": """kite ball drum doll truck robot balloon scooter wagon boat train whistle airplane bus crown hat
-        scarf bucket shovel puppet flute tractor rocket hoop trumpet umbrella backpack""",
-    "plush": "rabbit bear lion monkey elephant giraffe penguin tiger sheep duck whale panda",
-    "food": """sandwich cookie muffin pancake bun pretzel waffle bagel biscuit pie doughnut cupcake cracker
-        brownie burrito""",
-    "fruits": """apples pears plums cherries grapes berries peaches oranges bananas strawberries melons nuts
-        carrots figs""",
-    "treasure": "shell pebble feather marble button ring bell key coin pearl acorn flower ribbon",
-    "forest": """fox rabbit squirrel hedgehog owl deer badger mouse turtle bear frog mole beaver raccoon crow
-        lizard""",
-    "small": "mouse ant hamster beetle kitten mole gecko squirrel gerbil chipmunk",
-    "large": "bear moose horse elephant bull camel buffalo hippo donkey rhino lion cow",
-    "bug": "butterfly ladybug bee moth beetle grasshopper dragonfly cricket",
-    "bird": "robin sparrow crow pigeon blackbird duck goose parrot woodpecker swallow",
-    "landmark": """mill well pond bridge church school fence barn library fountain bakery hedge garden station
-        market farm statue swamp meadow orchard lighthouse""",
-    "place": """in the park/in the forest/near the pond/by the river/at the beach/in the garden/on the hill/
-        under a big tree/behind the school/in the meadow/at the playground/near the old barn/by the lake/
-        behind the house/in the woods/next to the library/under the old oak tree/near the train station/on
-        the
-        farm/at the edge of the village""",
-    "hobby": """pick flowers/climb trees/draw pictures/sing songs/ride a bike/read books/splash in puddles/
-        chase butterflies/collect shells/build towers/bake cakes/dance in the rain/look at the
-        clouds/count the stars/feed the ducks/paint with bright colors/tell jokes/play outside/dig in the
-        sand/watch the trains/jump rope/swing on the swings/help in the kitchen/listen to stories/make mud
-        pies/roll down the hill/play the piano/explore the woods/catch frogs/plant seeds/wear silly
-        hats/visit the library/skip
-        stones/whistle tunes""",
-    "feature": """[[soft|curly|shaggy|silky|woolly] fur|[smooth|shiny|rough] scales]/[two|three|four]
-        [crooked|shiny|curly|pointed] horns/a [long|short|fluffy|curly|bushy] tail/
-        [big|round|sleepy|golden|sparkling|purple] eyes/[floppy|pointy|long|enormous] ears/a
-        [wide|crooked|friendly|toothy] [smile|grin]/[silver|feathery|thin] wings/a [pink|wobbly|wet|long]
-        nose/[wide|muddy|hairy|flat] feet/a [deep|squeaky|soft|funny] voice/a [stripy|spotty|round] belly/
-        [sharp|crooked|tiny] teeth""",
-    "comparison": """soft as a pillow/warm as toast/colorful as a rainbow/shiny as a new coin/cute as a
-        kitten/slow as a snail/funny as a clown/pretty as a butterfly/round as an apple""",
-    # The bare "One day, Lily met a ..." of the README's prompt is the most common meeting.
-    "meet": """One day, {hero} met a {kind}{named}[.| {place}.| who {trouble}.]/One day, {hero} met a
-        {kind}{named}[.| {place}.| who {trouble}.]/One day, {hero} met a [{size} |]{kind}{named}[ {place}|
-        who {trouble}]./One day, a [little |young |{trait} |]{boy} named {hero} met a [{size}
-        |]{kind}{named}[ {place}|]./One {sky} [morning|afternoon|day], {hero} was
-        [walking|playing|sitting] {place} when {he} met a {kind}{named}./Once upon a time, there was a
-        {trait} {boy} named {hero}. {He} [loved|liked] to {hobby}. One [{sky} |]day, {hero} met a
-        {kind}{named}[ {place}| who {trouble}|]./{hero} was a {trait} {boy} who [loved|liked] to {hobby}.
-        One {sky} day, {he} [saw|met|found] a {kind}{named} {place}. [A {bird} was [singing|calling]
-        nearby.|]/Once upon a time, there was a {size} {kind}{named} who
-        {trouble}. One day, a {boy} named {hero} met the {kind} {place}.""",
-    "looks": """The {kind} was {colour2} all over, with {feature}./The {kind} had {feature} and {feature2}./
-        The {kind} was {colour2} and had {feature}./{hero} had never seen a {kind} before. It had
-        {feature}[ and {feature2}|]./The {kind} was as {comparison}, and it had {feature}./""",
-    "spot": """under the bed/in the washing basket/behind the couch/in the bathtub/under the kitchen table/on
-        the swing/in the garden shed/inside a big boot/behind the curtain/in the dog's bed""",
-    "hideout": """under a pile of leaves/inside an old barrel/behind the {landmark}/up in an apple tree/in the
-        tall grass/under a wheelbarrow/behind a stack of hay""",
-    "end": """From that day on, {hero} and the {kind} were [best|good|very good] friends./After that, {hero}
-        and the {kind} [played together|went for a walk|ate {fruits} together|told each other stories] every
-        [day|{weekday}]./Then {hero} waved goodbye and [ran|walked|skipped] home. {He} [never forgot the
-        {kind}|always remembered the {kind}|could not wait to see the {kind} again]./That night, {hero} told
-        {his} {kin} all about the {kind}. "[What a [good|kind|clever|brave] {boy} you are|I am proud of you|I
-        would like to meet a {kind} too]," said {his} {kin}./{hero} and the {kind} sat [on the grass|on a
-        log|side by side] and watched [the stars come out|the moon rise|the birds fly home]. [They felt
-        happy.|It was a perfect day.|]/{hero} smiled, and the {kind} smiled too. It had been a
-        [good|wonderful|lovely|very special] day./{hero} and the {kind} [laughed and hugged|danced around and
-        sang|held hands and jumped for joy]. They stayed friends [forever|for a long, long time].""",
-}
+# From a template to text, and who is in it.
 
 
 def phrases(text: str) -> list[str]:
@@ -275,11 +147,7 @@ def entries(words: dict[str, str]) -> dict[str, list[str]]:
     return {slot: phrases(text) if "/" in text else text.split() for slot, text in words.items()}
 
 
-WORDS = entries(WORDS)
-
-
-# --------------------------------------------------------------------------------------------------------
-# From a template to text, and who is in it.
+WORDS = entries(english.WORDS)
 
 
 def expand(text: str, s: dict, rng: random.Random) -> str:
@@ -309,16 +177,12 @@ def expand(text: str, s: dict, rng: random.Random) -> str:
     return re.sub(r"\{(\w+)\}", fill, text)
 
 
-KINS = ("mom", "dad", "grandma", "grandpa")
-PRONOUNS = {"boy": ("he", "him", "his"), "girl": ("she", "her", "her")}  # of the hero; a creature is "it"
-
-
 def chinese_name(s: dict, rng: random.Random) -> str:
-    """A name and its marks: one of story_plots_zh's templates for a name, filled with characters."""
+    """A name and its marks: one of stories/chinese.py's templates for a name, filled with characters."""
     while True:
         own = {"bits": s["bits"], "taken": set(), "words": CHINESE.words}
         marked = expand("{name}", own, rng)
-        if not zh.UNWANTED.search(MARK.sub("", marked)):
+        if not chinese.UNWANTED.search(MARK.sub("", marked)):
             return marked
 
 
@@ -337,12 +201,12 @@ class Language(NamedTuple):
 
 
 ENGLISH = Language(
-    WORDS, PLOTS, {"girl": GIRLS, "boy": BOYS}, {"girl": "girl", "boy": "boy"}, PRONOUNS, KINS,
+    WORDS, english.PLOTS, english.HEROES, {"girl": "girl", "boy": "boy"}, english.PRONOUNS, english.KINS,
     made_up_name, named=" named {cname}", space=" ",
 )  # fmt: skip
 CHINESE = Language(
-    entries(zh.WORDS), zh.PLOTS, zh.HEROES, {"girl": "女孩", "boy": "男孩"}, zh.PRONOUNS, zh.KINS,
-    chinese_name, named="", space="",
+    entries(chinese.WORDS), chinese.PLOTS, chinese.HEROES, {"girl": "女孩", "boy": "男孩"}, chinese.PRONOUNS,
+    chinese.KINS, chinese_name, named="", space="",
 )  # fmt: skip
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
 

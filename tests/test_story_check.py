@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from configurator import read_json, write_json
-from extras import plot, story_check_zh, story_plots_zh, synthetic_stories
+from extras import plot, synthetic_stories
+from extras.stories import chinese, chinese_check, english
 from extras.story_check import SEXES, WORD, check_story, longest_copies, unknown_words
 from extras.synthetic_stories import (
     CHINESE,
@@ -74,15 +75,15 @@ def test_the_bits_of_a_name_are_those_of_each_of_its_choices(number, expected, p
     s = {"bits": []}
     fifth = SimpleNamespace(choice=lambda options: options[4], random=lambda: number)
     marked = synthetic_stories.syllables(s, fifth)
-    lists = [synthetic_stories.VOWELS, synthetic_stories.MIDDLES, synthetic_stories.ENDINGS]
-    lists += [synthetic_stories.ONSETS] if p == 0.9 else []  # one name in ten begins with a vowel
+    lists = [english.VOWELS, english.MIDDLES, english.ENDINGS]
+    lists += [english.ONSETS] if p == 0.9 else []  # one name in ten begins with a vowel
     assert MARK.sub("", marked) == expected
     p *= 4 / 6 * math.prod(options.count(options[4]) / len(options) for options in lists)
     assert sum_of_bits(marked, s) == pytest.approx(-math.log2(p))
 
 
 def test_what_a_name_of_its_own_changes_shows_in_a_mark():
-    plots = [plot["story"] for plot in synthetic_stories.PLOTS.values()]
+    plots = [plot["story"] for plot in english.PLOTS.values()]
     assert all("{named}" in way for way in WORDS["meet"])  # where the mark of this choice stands
     assert all("{meet}" in plot for plot in plots if "{call}" in plot)
 
@@ -298,13 +299,13 @@ def test_chinese_stories_repeat_a_name_and_none_has_a_word_that_is_tried(chinese
     for text, (_, s) in zip(texts, chinese_stories):
         assert max(text.count(MARK.sub("", s[slot])) for slot in ("kind", "cname")) >= 5, text
         assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text) and 180 < len(text) < 400
-    assert len(story_plots_zh.KEPT_OUT) >= 40
-    assert not [word for word in story_plots_zh.KEPT_OUT if word in "".join(texts)]
+    assert len(chinese.KEPT_OUT) >= 40
+    assert not [word for word in chinese.KEPT_OUT if word in "".join(texts)]
 
 
-@pytest.mark.parametrize("name", story_check_zh.check_story(""))
+@pytest.mark.parametrize("name", chinese_check.check_story(""))
 def test_the_grammars_own_chinese_stories_have_the_property(name, chinese_stories):
-    verdicts = [story_check_zh.check_story(plain_chinese(marked))[name] for marked, _ in chinese_stories]
+    verdicts = [chinese_check.check_story(plain_chinese(marked))[name] for marked, _ in chinese_stories]
     applies = [verdict for verdict in verdicts if verdict is not None]
     assert len(applies) > (30 if name == "own name kept" else 600)
     assert sum(applies) / len(applies) >= 0.995
@@ -320,7 +321,7 @@ def another_chinese_name(slot):
     def plant(rng, text, s):
         word = MARK.sub("", s[slot])
         if slot == "hero":
-            return replace_later(rng, text, word, story_check_zh.SEXES)
+            return replace_later(rng, text, word, chinese_check.SEXES)
         i = rng.randrange(len(word))
         swapped = word[:i] + rng.choice("锅驴竹瓷") + word[i + 1 :]
         new = MARK.sub("", chinese_name({"bits": []}, rng))
@@ -330,7 +331,7 @@ def another_chinese_name(slot):
 
 
 def another_chinese_thing(rng, text, s):
-    things = sorted(story_check_zh.column("thing"))
+    things = sorted(chinese_check.column("thing"))
     return replace_later(rng, text, MARK.sub("", s["thing"]), things) if "thing" in s else None
 
 
@@ -374,7 +375,7 @@ CHINESE_FAULTS = {
 def test_a_fault_planted_in_a_chinese_story_is_found(name, chinese_stories):
     rng = random.Random(name)
     planted = [CHINESE_FAULTS[name](rng, plain_chinese(marked), s) for marked, s in chinese_stories]
-    found = [story_check_zh.check_story(text)[name] is False for text in planted if text]
+    found = [chinese_check.check_story(text)[name] is False for text in planted if text]
     assert len(found) > (30 if name == "own name kept" else 150)
     assert sum(found) / len(found) >= 0.95
 

@@ -1,5 +1,5 @@
 """
-What story_check.py asks of a story, asked of one in Chinese.
+What extras/story_check.py asks of a story, asked of one in Chinese.
 
 Chinese has neither spaces nor capitals to tell words and names by. So a story's own names become signs, and
 then each pair of neighbours must be one that the grammar writes: "那只修斯说" has two that it does not, and
@@ -11,17 +11,17 @@ import itertools
 import random
 import re
 
-from extras import story_plots_zh as zh
+from extras.stories import chinese
 from extras.synthetic_stories import CHINESE, tell
 
 HEROES = ("莉莉", "小明", "朵朵", "乐乐")
 CREATURES = ("修格斯", "皮卡丘", "霸王龙", "独角兽")
-TRIED = zh.KEPT_OUT
+TRIED = chinese.KEPT_OUT
 MEETING = "有一天，{hero}遇到了一只{creature}"
 PLACE = "。"
 
 KIND, OWN, HERO = "◆", "■", "●"  # the signs: the creature's word, a toy's own name, the hero
-SEXES = {name: sex for sex, names in zh.HEROES.items() for name in names}
+SEXES = {name: sex for sex, names in chinese.HEROES.items() for name in names}
 SEX_WORDS = {"他": "boy", "男孩": "boy", "她": "girl", "女孩": "girl"}
 PUNCTUATION = "，。！？：；“”"
 NAME = rf"([^的{PUNCTUATION}]{{1,8}})"
@@ -102,14 +102,14 @@ def unknown_words(text):
 def column(name):
     """What the plots' tables have for a slot."""
     found = []
-    for table in "¶".join(plot.get("together", "") for plot in zh.PLOTS.values()).split("¶"):
+    for table in "¶".join(plot.get("together", "") for plot in chinese.PLOTS.values()).split("¶"):
         slots, *rows = ["".join(row.split()).split(":") for row in table.split("/")]
         if name in slots:
             found += [row[slots.index(name)] for row in rows]
     return set(found)
 
 
-FEATURES = [has[2:].split("的") for has in column("has")]  # after 一条 and the like: 毛茸茸, 尾巴
+FEATURES = [has[2:].split("的") for has in CHINESE.words["has"]]  # after 一条 and the like: 毛茸茸, 尾巴
 THINGS = (
     re.compile(one_of(column("thing"))),
     re.compile(one_of(column("food"))),

@@ -1,12 +1,11 @@
 """
 Chinese for extras/synthetic_stories.py: the words, the people, the plots, and the characters of the names.
 
-Templates, slots and tables are those of story_plots.py; a plot may have two tables, with ¶ between them. {m}
-is the measure word of {thing}; {act} is what a creature does with {has}. What a story says of a thing or a
-creature it says again: what comes only once teaches nobody to look back.
+Templates, slots and tables are those of english.py; a plot may have two tables, with ¶ between them. {m} is
+the measure word of {thing}. What a story says of a thing or a creature it says again, in the same words: what
+comes only once teaches nobody to look back.
 
-Names need no rule about spaces: the vocabulary is trained on text without any, and a character that stands
-beside many others stays a token of its own. Three rules make the stories fit to be checked: a creature comes
+Three rules make the stories fit to be checked: a creature comes
 first as "一只" and its word, before a comma or a full stop; what has a colour is "{colour}的{thing}"; and a
 creature is 它, which nobody else is.
 """
@@ -14,34 +13,14 @@ creature is 它, which nobody else is.
 import itertools
 import re
 
-# A name is put together from characters that may stand in any word, so that a model has copied each of them.
-CHARACTERS = """
-    中上年生子天多公高面门动心小北开机力好文实重新三山水关化平南西名手东头月安各城十口物常点海入原石老万知
-    美特湖回气电科金声义王首马儿流至米打变清活几华张走五京河条白风光信听布百强黄神斯真界花眼带空古完阳车林
-    游举线言土团收考德李众连调转笑英克士尔拉朝红器字周亚深快图火千半吃鱼精像八复影远象热网望源片爱纪早觉双
-    乐青志飞球节察龙轻低罗足素副食创兴巴洲星木黑左宝维采六底宫房音环切富桥银修找九独玉冲毛脸楼艺航陆右协七
-    苏宗章阿喜油刻留云微景刚沙香配兰温园树波词岛皮角草男普益船夏宣田画奇尼背孩礼洋春晚良友激夜室胡福叶岁贵
-    守威衣块堂欢班阵脚吴希宁曲楚朱菜宋茶洪顺鲜货矿冷康永哈笔牛洞松渐顶亮登钟伯雄脑饭齐烈牌露蒙静喝盘卖伊博
-    秘灵泽吸庆甲唐怪彩旧轮靠怀软骨雷旁牙迎慢雨墙谷卡鲁姆诺奥帕萨塔托瓦扎佐芬芙莱洛曼丽娜朗琳伦玛麦梅佩乔丘
-    莎泰汤沃雅尤珍贝宾戴迪丁杜厄菲弗盖戈赫霍吉杰凯库魁昆咕噜啦叮咚嘟哒喵汪嘀兽熊猫兔鸟虎狼鼠狐鹿豹蛙龟鹅鸭
-    猴羊蛇虫蜂蝶鹰雀鸽鹤鲸鲨蟹虾獭貂驴驼狮仙妖侠娃麒麟凤凰鲲鹏貔貅饕餮貘犀鳄蜥蜴蝎蜘蛛蜈蚣蜗螺蝉蜻蜓螳螂蟋
-    蟀蚕獾猬仓鼹鼬狸猩猿麋羚骆袋鸵鹦鹉鹊鸦雁燕莺鹭鹃鲤鳝鱿翅爪蹄鬃鳞羽尾绒鬓葫芦萝卜番蘑菇莓橙柚桃杏枣梨莲
-    葵芽瓜豆糕饼饺馒糖酪巧吒悟戒净娲嫦娥魅蛟巫矮巨幽幻萌胖嘻嘿哆叽喳嗷呜哼嘎咪咩吱喔泡闪雾霜虹霞晴雪冰霓焰
-    岩晶钻珊瑚琥珀翡翠铜钢械齿锤盾斧绵蜡烛灯笼锣鼓铃铛笛箫琴瑟棋砚纱帆舟艇舰翔跃跳蹦滚爬旋晃摇柱绿蓝紫橘粉
-    赤灰奶喷妙可嘴耳淇淋豌刺针丸碗杯勺伞鞋袜帽枕毯窗屋炉镜箱盒桶篮绳井溪浪砖泥瓷枫柏菊荷椰菠芒榴葱姜醋咖啡
-    懒憨甜酸辣脆硬圆扁尖弯歪卷翘粗厚薄浅暖凉珠铁钉锯弹簧轰隆呱嘶吼嗖嗡嗒啾吁扑棒糊粥芝榛栗杉苗蕊鸡笋蝙蝠鲶
-    鳐蟒蜍蟾蚂蚱夹棉帘灶磨凳缸瓶壶旗舞唱跑吹拍闹逛眨人大达外形无孙哪柯迦赛艾伽蒂黛琪瑶蕾蓓派种墨企穿长颈斑
-    浣偶稻玩碟箭坦剑翼迅猛霸仔祥旺
-"""
 # The 3,755 characters in common use, as GB 2312 lists them; some names have any of them.
 CODES = itertools.product(range(0xB0, 0xD8), range(0xA1, 0xFF))
 COMMON = b"".join(map(bytes, CODES)).decode("gb2312", errors="ignore")
 RUDE = """
     逼毙蠢窒忌亡殡殉粪痰脓疮溃淤屎尿奸淫尸死妓嫖娼婊屁阴肏屌操奴妾贱赌毒鸦贼匪杀砍刑狱囚癌瘤癫痴疯残
-    瘸瞎聋哑孤寡坟墓棺葬丧鬼魔魂血腥肛裸奶乳胸臀骚娘爹妈爸爷奶婆爱恨性胎孕党军政共产民国台独藏疆他她
-    它的了是在和说着
+    瘸瞎聋哑孤寡坟墓棺葬丧鬼魔魂血腥肛裸奶乳胸臀骚娘爹妈爸爷奶婆爱恨性胎孕党军政共产民国台独藏疆
 """
-COMMON = "".join(c for c in COMMON if c not in RUDE)
+GRAMMAR = "一只他她它的了是在和说着"  # stand in no name
 SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔托瓦维西亚伊扎芬芙莱洛罗林曼米莫娜朗兰利琳露伦玛麦梅蒙
     佩乔丘莎苏泰汤威沃希修雅贝宾迪丁杜多菲弗盖戈古哈海霍吉加杰凯库魁咕噜啦咚嘟哒嘀"""
 ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球"""
@@ -64,7 +43,7 @@ KEPT_OUT = """
 """.split()
 # No name that is rude, or means somebody, and none in which a hero's would be found.
 UNWANTED = re.compile(
-    "|".join([*KEPT_OUT, *HEROES["girl"], *HEROES["boy"]])
+    "|".join([*KEPT_OUT, *HEROES["girl"], *HEROES["boy"], *KINS])
     + """
     | [黑白黄红洋流小大人]人 | 人[头妖] | [走公猪黄]狗 | 狗[头腿仔] | 猪[头狗] | [野土山]鸡 | 鸡[头巴]
     | 龟[头公儿] | 王八 | 八九 | 金三 | 小[三平] | 泽东 | 安门 | 港独 | 东突 | 希特 | 列宁 | 斯大
@@ -74,19 +53,16 @@ UNWANTED = re.compile(
 )
 
 WORDS = {
-    "any": " ".join("".join(CHARACTERS.split())),
-    "rare": " ".join(COMMON),
     "sound": " ".join("".join(SOUNDS.split())),
+    "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
     "animal": " ".join(ANIMALS),
-    "word": """月亮 彩虹 星星 石头 棉花 云朵 泡泡 铃铛 雪花 树叶 蜗牛 蝴蝶 老虎 兔子 小熊 大象 狐狸 蘑菇
-        西瓜 糖果 面包 火车 灯笼 风车 雨点 海浪 木头 皮球 草莓 沙子""",
-    "name": """{any}{any2}/{any}{any2}/{any}{any2}{any3}/{any}{any2}{any3}/{any}{any2}{any3}{any4}/
-        {any}{any}/{any}{any2}{any2}/{any}{any}{any2}/{any}{animal}/{any}{any2}{animal}/
-        {rare}{rare2}/{rare}{rare2}{rare3}/{rare}{any}/{any}{rare}/{any}{rare}{any2}/{sound}{rare}{sound2}/
-        {sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/
+    "name": """{own}{own2}/{own}{own2}/{own}{own2}{own3}/{own}{own2}{own3}/{own}{own2}{own3}{own4}/{own}{own}/
+        {own}{own}{own2}/{own}{own2}{own2}/{own}{own}{own2}{own2}/{own}{own2}{own}{own2}/{own}{animal}/
+        {own}{own2}{animal}/{own}{own}{animal}/小{own}{animal}/大{own}{own2}/{rare}{own}/{own}{rare}/
+        {own}{rare}{own2}/{rare}{rare2}/{rare}{rare2}{rare3}/{rare}{own}{animal}/{sound}{rare}{sound2}/
+        {sound}{own}/{own}{sound}{own2}/{sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/
         {sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound}{sound2}/
-        {sound}{sound}{sound2}/{sound}{sound2}{sound2}/{sound}{sound2}{animal}/{sound}{sound2}{animal}/
-        {sound}{any}/{any}{sound}{any2}/{word}{animal}/{word}{any}/{any}{word}/小{any}{animal}/大{any}{any2}""",
+        {sound}{sound}{sound2}/{sound}{sound2}{sound2}/{sound}{sound2}{animal}/{sound}{sound2}{animal}""",
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
         村口 海边 路边 果园里 竹林里 湖边 小山上 井边 学校门口 操场上""",
@@ -98,6 +74,9 @@ WORDS = {
     "hideout": "草堆后面 大水缸里 老槐树后面 葡萄架下 旧木箱里 向日葵地里 小船里 滑梯下面 石狮子后面",
     "spot": "床底下 沙发后面 衣柜里 洗衣篮里 窗帘后面 桌子底下 玩具箱里 阳台上 枕头下面 门后面",
     # The bare "有一天，莉莉遇到了一只..." is the most common meeting.
+    "has": """一条毛茸茸的尾巴/一双亮晶晶的眼睛/两只尖尖的耳朵/一对透明的翅膀/一个翘翘的鼻子/一个圆圆的肚子/
+        两只弯弯的角/一身软软的卷毛/一条细细的脖子/一双胖乎乎的脚/几根硬硬的胡子/两只长长的耳朵""",
+    "act": "点了点头/眨了眨眼睛/转了一个圈/摇了摇脑袋/跳了一下/伸了个懒腰/拍了拍手",
     "meet": """有一天，{hero}遇到了一只{kind}。/有一天，{hero}遇到了一只{kind}。/有一天，
         {hero}在{place}遇到了一只{kind}。/有一天，{hero}在{place}遇到了一只{kind}。/有一天，
         {hero}在{place}[玩|散步|看风景]，遇到了一只{kind}。/{time}，{hero}[来到{place}|在{place}玩]，[遇到|
@@ -112,15 +91,9 @@ WORDS = {
         [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{he}笑。""",
 }
 
-LOOKS = """has: act/一条毛茸茸的尾巴: 摇了摇毛茸茸的尾巴/一双亮晶晶的眼睛: 眨了眨亮晶晶的眼睛/
-    两只尖尖的耳朵: 动了动尖尖的耳朵/一对透明的翅膀: 扇了扇透明的翅膀/一个翘翘的鼻子: 摸了摸翘翘的鼻子/
-    一个圆圆的肚子: 拍了拍圆圆的肚子/两只弯弯的角: 晃了晃弯弯的角/一身软软的卷毛: 抖了抖软软的卷毛/
-    一条细细的脖子: 伸了伸细细的脖子/一双胖乎乎的脚: 跺了跺胖乎乎的脚/几根硬硬的胡子: 捋了捋硬硬的胡子/
-    两只长长的耳朵: 甩了甩长长的耳朵"""
-
 PLOTS = {
     "中秋节，{hero}请{kind}吃{thing}。": {
-        "together": LOOKS + """¶ thing: m/豆沙月饼: 块/莲蓉月饼: 块/五仁月饼: 块/枣泥月饼: 块/
+        "together": """thing: m/豆沙月饼: 块/莲蓉月饼: 块/五仁月饼: 块/枣泥月饼: 块/
         蛋黄月饼: 块/椰蓉月饼: 块/ 芝麻月饼: 块/水果月饼: 块/绿豆月饼: 块/火腿月饼: 块""",
         "story": """{meet}{looks}¶那天是中秋节，{hero}[手里拿着|兜里装着|正捧着]一{m}{thing}。
         “这是什么呀？[好香啊|闻起来真香]！”{kind}{act}，问道。“这是{thing}，”{hero}说，“[中秋节要吃月饼，
@@ -131,7 +104,7 @@ PLOTS = {
         “[我们一起问问月亮吧|明年中秋节我们再一起看]，{kind}。”{end}""",
     },
     "下雪了，{hero}把{thing}借给{kind}。": {
-        "together": LOOKS + """¶ thing: m: wear/围巾: 条: 解下来，围在{kind}的脖子上/
+        "together": """thing: m: wear/围巾: 条: 解下来，围在{kind}的脖子上/
         帽子: 顶: 摘下来，戴在{kind}的头上/ 手套: 双: 脱下来，套在{kind}的手上/
         围脖: 个: 摘下来，套在{kind}的脖子上/耳罩: 副: 摘下来，给{kind}戴上""",
         "story": """{meet}{looks}¶天很冷，[忽然下起了雪|天上飘起了雪花]。{kind}[缩成一团|冷得直发抖|
@@ -144,7 +117,7 @@ PLOTS = {
         [高兴得转圈圈|舍不得摘下来]。{end}""",
     },
     "{hero}的{thing}飞走了，{kind}帮忙拿回来。": {
-        "together": LOOKS + """¶ thing: m/蝴蝶风筝: 只/金鱼风筝: 只/老鹰风筝: 只/燕子风筝: 只/
+        "together": """thing: m/蝴蝶风筝: 只/金鱼风筝: 只/老鹰风筝: 只/燕子风筝: 只/
         蜻蜓风筝: 只/孔雀风筝: 只/ 蜜蜂风筝: 只/鲤鱼风筝: 只""",
         "story": """{meet}{looks}¶{hero}正在放风筝。那是一{m}{colour}的{thing}，[是{kin}亲手做的|
         飞得又高又稳]。[忽然刮来一阵大风|忽然，线断了]，{colour}的{thing}[挂到了大树上|落到了屋顶上]。
@@ -154,7 +127,7 @@ PLOTS = {
         {kind}[迎着风跑啊跑|一边跑一边笑]，{colour}的{thing}又飞上了天，[越飞越高|在白云下面飘啊飘]。{end}""",
     },
     "{hero}把{food}分给{kind}，{kind}送来一{m}{thing}。": {
-        "together": LOOKS + """¶ food: n/糖葫芦: 串/烤红薯: 个/豆沙包: 个/芝麻饼: 块/糖人: 个/棉花糖: 个/
+        "together": """food: n/糖葫芦: 串/烤红薯: 个/豆沙包: 个/芝麻饼: 块/糖人: 个/棉花糖: 个/
         煮玉米: 根/肉包子: 个/葱油饼: 张/ 肉粽子: 个/春卷: 个/绿豆糕: 块 ¶ thing: m/珠子: 颗/石头: 块/
         小花: 朵/羽毛: 片/贝壳: 枚/铃铛: 个/纽扣: 颗/松果: 颗""",
         "story": """{meet}{looks}¶{kind}的肚子咕咕叫。“我[一天没吃东西了|饿得走不动了]，”{kind}[小声|
@@ -166,7 +139,6 @@ PLOTS = {
         看了又看]。{end}""",
     },
     "{hero}帮{kind}找妈妈。": {
-        "together": LOOKS,
         "story": """{meet}{looks}¶{kind}一边走一边哭。“你怎么了，{kind}？”{hero}问。“我找不到妈妈了，”
         {kind}[擦着眼泪|抽抽搭搭地]说。“你妈妈长什么样？”“我妈妈也是{colour2}的，也有{has}[，
         就是比我大得多|]，”{kind}说。¶{hero}[牵着|带着]{kind}去问{animal_word}。{animal_word}说：
@@ -177,7 +149,7 @@ PLOTS = {
         {hero}明白了，[出门要跟紧妈妈|帮助别人，自己也快乐]。]""",
     },
     "{kind}怕黑，{hero}送给它{thing}。": {
-        "together": LOOKS + """¶ thing: m/小台灯: 盏/灯笼: 盏/手电筒: 支/月亮灯: 盏/星星灯: 盏/蘑菇灯: 盏/
+        "together": """thing: m/小台灯: 盏/灯笼: 盏/手电筒: 支/月亮灯: 盏/星星灯: 盏/蘑菇灯: 盏/
         夜明珠: 颗""",
         "story": """{meet}{looks}¶他们[说说笑笑|玩啊玩]，不知不觉，天黑了。{kind}[忽然不说话了|
         紧紧拉住{hero}的手|躲到{hero}身后]。“你怎么了，{kind}？”{hero}问。“我怕黑，”{kind}[小声说|
@@ -189,7 +161,7 @@ PLOTS = {
         在心里说]。[|{hero}明白了，[谁都会有害怕的时候|有朋友在，就不怕黑]。]""",
     },
     "{hero}教{kind}{skill}。": {
-        "together": LOOKS + """¶ skill: thing: m: fail: win/
+        "together": """skill: thing: m: fail: win/
         骑车: 自行车: 辆: 一下子摔在地上: {kind}稳稳地骑了一大圈/
         溜冰: 溜冰鞋: 双: 滑了个大跟头: {kind}在冰上转了一个圈/
         跳绳: 花绳: 根: 被绳子绊住了脚: {kind}一口气跳了二十下/
@@ -208,7 +180,7 @@ PLOTS = {
         {hero}明白了，[多练习就能学会|只要不怕难，就能学会]。]""",
     },
     "{hero}和{kind}捡到{thing}，还给了{owner}。": {
-        "together": LOOKS + """¶ thing: m/钱包: 个/雨伞: 把/书包: 个/水壶: 个/钥匙: 串/眼镜: 副/
+        "together": """thing: m/钱包: 个/雨伞: 把/书包: 个/水壶: 个/钥匙: 串/眼镜: 副/
         故事书: 本/布娃娃: 个/围巾: 条/帽子: 顶/手表: 块/ 梳子: 把 ¶ owner: m2/老奶奶: 位/老爷爷: 位/
         阿姨: 位/叔叔: 位/小姐姐: 位/小弟弟: 个/小妹妹: 个""",
         "story": """{meet}{looks}¶他们走着走着，看见地上有一{m}{colour}的{thing}。“[真好看|真漂亮]！
@@ -220,7 +192,7 @@ PLOTS = {
         “[原来还给别人这么开心|下次我也要这样做]。”{end}""",
     },
     "{hero}和{kind}一起种{thing}。": {
-        "together": LOOKS + """¶ thing: m/牵牛花: 朵/月季花: 朵/郁金香: 朵/百合花: 朵/牡丹花: 朵/菊花: 朵/
+        "together": """thing: m/牵牛花: 朵/月季花: 朵/郁金香: 朵/百合花: 朵/牡丹花: 朵/菊花: 朵/
         茉莉花: 朵/凤仙花: 朵/绣球花: 朵/杜鹃花: 朵""",
         "story": """{meet}{looks}¶{kind}手里有一颗小小的种子。“这是{thing}的种子，”{kind}说，
         “[我想看它开花|可是我不会种]。”“我们一起种吧，{kind}！”{hero}说。他们[在墙角|在窗户下面]
@@ -232,7 +204,6 @@ PLOTS = {
         [做事要有耐心|好东西要慢慢等]。]""",
     },
     "{hero}和{kind}捉迷藏，{kind}睡着了。": {
-        "together": LOOKS,
         "story": """{meet}{looks}¶“我们来捉迷藏吧，{hero}！”{kind}说。{hero}[闭上眼睛|捂住眼睛]，
         从一数到[十|二十]。{kind}[踮着脚|悄悄地]跑了。¶“藏好了吗，{kind}？”{hero}喊。没有人回答。
         {he}看了看{hideout2}，没有；又看了看{hideout3}，也没有。“[我认输了|你赢了]，快出来吧，{kind}！”
@@ -255,7 +226,6 @@ PLOTS = {
         自己的东西要收好]。]""",
     },
     "{hero}捡到一个{colour}的蛋，蛋里钻出一只{kind}。": {
-        "together": LOOKS,
         "story": """[有一天|{time}]，{hero}在{place}捡到了一个{colour}的蛋。“[这是谁的蛋呀|里面是什么呢]？
         ”{hero}[自言自语|想]。{he}把{colour}的蛋带回家，[用毛巾包好|放在铺着棉花的篮子里]，[每天看好几次|
         天天守着它]。¶[三|五|七]天以后，{colour}的蛋动了。咔嚓！蛋壳里钻出一只{kind}。
@@ -266,7 +236,7 @@ PLOTS = {
         一步一回头地走了]。[|后来，{kind}常常来看{hero}。]""",
     },
     "{kind}拿了{hero}的{thing}，又还了回来。": {
-        "together": LOOKS + """¶ thing: m/小汽车: 辆/拨浪鼓: 个/小木马: 匹/小火车: 列/口琴: 把/风车: 个/
+        "together": """thing: m/小汽车: 辆/拨浪鼓: 个/小木马: 匹/小火车: 列/口琴: 把/风车: 个/
         望远镜: 架/小飞机: 架/小船: 条/ 万花筒: 个/哨子: 个/弹珠: 颗""",
         "story": """{meet}{looks}¶{kind}把什么东西藏在身后。“你拿着什么呀，{kind}？”{hero}问。
         {kind}低下头，[慢慢地|红着脸]拿出一{m}{colour}的{thing}。“那是我的{thing}！”{hero}说，
@@ -277,7 +247,7 @@ PLOTS = {
         {hero}明白了，[知错就改是好孩子|朋友之间要说实话]。]""",
     },
     "{kind}牙疼，{hero}送给它一把牙刷。": {
-        "together": LOOKS + """¶ thing: m/牙刷: 把""",
+        "together": """thing: m/牙刷: 把""",
         "story": """{meet}{looks}¶{kind}捂着脸，哎哟哎哟地叫。“你怎么了，{kind}？”{hero}问。“我牙疼，”
         {kind}说，“[疼得睡不着觉|什么也吃不下]。”“你是不是[天天吃糖|晚上不刷牙]呀？”{kind}红着脸，
         点了点头。¶{hero}[跑回家|回家]拿来一把{colour}的牙刷。“这把{colour}的牙刷送给你，{kind}，”
@@ -287,3 +257,9 @@ PLOTS = {
         ，说：“{kind}真棒！”{end}""",
     },
 }
+
+# A token that no name has had is never copied. So names have each character that a story may write.
+TEXTS = [text for plot in PLOTS.values() for text in plot.values()]
+TEXTS += [text for slot, text in WORDS.items() if slot != "rare"]
+OWN = set(re.findall("[\u4e00-\u9fff]", "".join([*TEXTS, *HEROES["girl"], *HEROES["boy"], *KINS])))
+WORDS["own"] = " ".join(sorted(OWN - set(GRAMMAR)))
