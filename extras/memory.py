@@ -28,7 +28,7 @@ optimizer = "adamw"  # adamw | muon: what keeps numbers for each parameter
 device = "cuda"  # cuda | mps | cpu: they keep different things of attention
 utilisation = 0.3  # above 0, at most 1: part of a card's peak that is reached; less by small models
 
-CARDS = {  # GB of memory: (a card, its FLOP/s as in devices.PEAK_FLOPS; GeForce: twice those in float32)
+CARDS = {  # GB of memory: (a card, its FLOP/s; those that devices.PEAK_FLOPS lacks: twice float32's)
     6: ("RTX 3050", 13.5e12),
     8: ("RTX 4060", 30e12),
     12: ("RTX 3060", 25e12),

@@ -182,7 +182,7 @@ def test_a_step_that_is_not_logged_never_waits_for_the_device(device, data, tmp_
 # --- memory
 
 RECIPE = {"dim": 768, "n_layers": 12, "n_heads": 12, "n_kv_heads": 4, "max_seq_len": 512}
-RECIPE |= {"vocab_size": 6144}  # README.md's 80 million
+RECIPE |= {"vocab_size": 6144}  # recipes.md's 80 million
 TUTORIAL = {"vocab_size": 4096, "max_seq_len": 256}  # has heads of 36 numbers: no multiple of 8
 
 
