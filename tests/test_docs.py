@@ -34,7 +34,7 @@ def text_of(name):
 
 
 def files(ending):
-    rooms = ("", "extras/", "extras/page/", "tests/", "docs/", "docs/figures/")
+    rooms = ("", "extras/", "extras/page/", "extras/stories/", "tests/", "docs/", "docs/figures/")
     return [path for room in rooms for path in glob.glob(f"{room}*{ending}", root_dir=HERE)]
 
 

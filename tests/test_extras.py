@@ -177,7 +177,7 @@ def test_the_picture_of_a_log_or_one_printed_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("source, printed", [
-    ("raise ImportError('numpy is too old\\nsecond line')", "numpy is too old\n"),
+    ("raise ImportError('numpy is too old. A second\\nsentence')", "numpy is too old\n"),
     ("raise RuntimeError", "RuntimeError\n"),
     (None, ""),  # it is not installed
 ])  # fmt: skip
