@@ -9,7 +9,6 @@ checked: "at least 0, below 1", or words joined by " | ", of which PATH is any f
 import argparse
 import contextlib
 import functools
-import importlib
 import json
 import math
 import operator
@@ -108,14 +107,6 @@ def as_input_error(sentence):
     except Exception as error:
         ours = isinstance(error, InputError)
         raise error if ours else InputError(f"{sentence}: {first_sentence(error)}") from None
-
-
-def import_optional(package, why):
-    """The module of an optional package. InputError says how to install it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise InputError(f"{why} needs a package: pip install {package.split('.')[0]}") from None
 
 
 def cpu_count():

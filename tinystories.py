@@ -21,7 +21,6 @@ import os
 import re
 import shutil
 import sys
-import tarfile
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
@@ -62,7 +61,7 @@ open_tokenizer = functools.cache(Tokenizer)  # each process opens it once
 
 def download():
     """fetch TinyStories (--small: 22.5 MB of it)"""
-    from extras.hubs import download_file
+    from extras.hubs import download_file, unpack
 
     name = "TinyStoriesV2-GPT4-valid.txt" if small else f"{STORIES}.tar.gz"
     with new_stories() as folder:
@@ -72,18 +71,6 @@ def download():
         stories = [{"story": text.strip(), "source": "GPT-4"} for text in read_values(path, get_text)]
         for i in range(SHARDS):
             write_json(f"{folder}/data{i:02}.json", stories[i::SHARDS])
-
-
-def unpack(path, folder):
-    """Write the files of a .tar.gz into a folder. InputError for a name that could lead out of it."""
-    with as_input_error(f"{path} cannot be unpacked"), tarfile.open(path) as tar:
-        for member in filter(tarfile.TarInfo.isfile, tar):  # extractall is safe from 3.10.12 and 3.11.4 on
-            if not re.fullmatch(r"(\./)?[\w.-]+", member.name):
-                raise tarfile.TarError(f"{member.name} leads out of the folder")
-            with open(f"{folder}/{member.name}", "wb") as f:
-                shutil.copyfileobj(tar.extractfile(member), f)
-        if not glob.glob("data*.json", root_dir=folder):
-            raise tarfile.TarError("it holds no stories")
 
 
 def synthesize():

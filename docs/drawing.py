@@ -10,7 +10,8 @@ import io
 import math
 import warnings
 
-from configurator import atomic_write, import_optional
+from configurator import atomic_write
+from extras import import_optional
 
 import_optional("matplotlib", "a picture")
 import matplotlib.pyplot as plt  # noqa: E402

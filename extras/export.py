@@ -34,8 +34,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configurator import InputError, atomic_write, first_sentence, import_optional, override
-from extras import gguf_export
+from configurator import InputError, atomic_write, first_sentence, override
+from extras import gguf_export, import_optional
 from extras.hf_folder import CONFIG_NAMES, check_folder, check_stop_ids, read_config, replace_folder
 from extras.hf_tokenizer import tokenizer_files
 from extras.tokenizer_check import tokenizer_beside

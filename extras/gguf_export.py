@@ -12,7 +12,8 @@ Other tokenizers are refused: llama.cpp's own converter knows many of them.
 
 import os
 
-from configurator import InputError, atomic_write, import_optional
+from configurator import InputError, atomic_write
+from extras import import_optional
 from extras.tokenizer_check import (
     CONVERTER,
     byte_level_parts,

@@ -8,7 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-from configurator import InputError, import_optional, read_json
+from configurator import InputError, read_json
+from extras import import_optional
 from model import ModelArgs
 from tokenizer import FOLDER_FILES
 

@@ -6,13 +6,18 @@ other one is asked where that has not got the file, or does not answer. HF_ENDPO
 name mirrors. The names on ModelScope are those that others use; nobody has tried them from here.
 """
 
+import glob
 import itertools
 import os
+import re
+import shutil
+import tarfile
 import urllib.request
 
 import huggingface_hub
 
-from configurator import InputError, atomic_write, first_sentence, import_optional
+from configurator import InputError, as_input_error, atomic_write, first_sentence
+from extras import import_optional
 
 TIMEOUT = 20  # seconds for a hub to answer
 STORIES = {"huggingface": "roneneldan/TinyStories", "modelscope": "AI-ModelScope/TinyStories"}
@@ -78,3 +83,15 @@ def open_url(hub, repo, name):
     stream = urllib.request.urlopen(url, timeout=TIMEOUT)
     print(f"{name}, {int(stream.headers.get('Content-Length', 0)) / 1e6:,.1f} MB, of {repo} on {hub}")
     return stream
+
+
+def unpack(path, folder):
+    """Write the files of a .tar.gz into a folder. InputError for a name that could lead out of it."""
+    with as_input_error(f"{path} cannot be unpacked"), tarfile.open(path) as tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):  # extractall is safe from 3.10.12 and 3.11.4 on
+            if not re.fullmatch(r"(\./)?[\w.-]+", member.name):
+                raise tarfile.TarError(f"{member.name} leads out of the folder")
+            with open(f"{folder}/{member.name}", "wb") as f:
+                shutil.copyfileobj(tar.extractfile(member), f)
+        if not glob.glob("data*.json", root_dir=folder):
+            raise tarfile.TarError("it holds no stories")

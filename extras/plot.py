@@ -16,7 +16,8 @@ import os
 
 from tqdm import tqdm
 
-from configurator import atomic_write, first_sentence, import_optional, override
+from configurator import atomic_write, first_sentence, override
+from extras import import_optional
 
 log = "output/log.jsonl"  # the log of a run; several with commas between them
 out = ""  # the picture; '' is loss.png beside the first log

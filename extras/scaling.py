@@ -39,7 +39,8 @@ import sys
 
 import numpy as np
 
-from configurator import InputError, import_optional, override, read_json, write_json
+from configurator import InputError, override, read_json, write_json
+from extras import import_optional
 
 data_dir = "data"  # the folder of the stories' folder; by default the quick start's
 out_dir = "output_scaling"  # for the runs and the results

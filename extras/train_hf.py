@@ -32,8 +32,9 @@ from pathlib import Path
 
 import torch
 
-from configurator import InputError, first_sentence, import_optional, override
+from configurator import InputError, first_sentence, override
 from devices import find_device, find_dtype
+from extras import import_optional
 
 model = "Qwen/Qwen2.5-0.5B"  # a folder, or a name on the Hub
 init = "pretrained"  # pretrained | random: the model's parameters, or its architecture alone
