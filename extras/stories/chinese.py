@@ -56,13 +56,17 @@ WORDS = {
     "sound": " ".join("".join(SOUNDS.split())),
     "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
     "animal": " ".join(ANIMALS),
-    "name": """{own}{own2}/{own}{own2}/{own}{own2}{own3}/{own}{own2}{own3}/{own}{own2}{own3}{own4}/{own}{own}/
-        {own}{own}{own2}/{own}{own2}{own2}/{own}{own}{own2}{own2}/{own}{own2}{own}{own2}/{own}{animal}/
-        {own}{own2}{animal}/{own}{own}{animal}/小{own}{animal}/大{own}{own2}/{rare}{own}/{own}{rare}/
-        {own}{rare}{own2}/{rare}{rare2}/{rare}{rare2}{rare3}/{rare}{own}{animal}/{sound}{rare}{sound2}/
-        {sound}{own}/{own}{sound}{own2}/{sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/
-        {sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound}{sound2}/
-        {sound}{sound}{sound2}/{sound}{sound2}{sound2}/{sound}{sound2}{animal}/{sound}{sound2}{animal}""",
+    # The characters of a name: {a} is one of the stories' own, or of the common ones; {b}, {c}, {d} others.
+    "a": "{own}/{own}/{own}/{rare}/{rare}",
+    "b": "{own2}/{own2}/{own2}/{rare2}/{rare2}",
+    "c": "{own3}/{own3}/{own3}/{rare3}/{rare3}",
+    "d": "{own4}/{own4}/{own4}/{rare4}/{rare4}",
+    "name": """{a}{b}/{a}{b}/{a}{b}/{a}{a}/{a}{animal}/{sound}{sound2}/{a}{b}{c}/{a}{b}{c}/{a}{b}{c}/{a}{b}{c}/
+        {a}{a}{b}/{a}{b}{b}/{a}{a}{a}/{a}{b}{animal}/{a}{b}{animal}/小{a}{animal}/小{a}{b}/{sound}{a}{sound2}/
+        {sound}{sound2}{sound3}/{sound}{sound2}{sound3}/{sound}{sound}{sound2}/{sound}{sound2}{sound2}/
+        {sound}{sound2}{animal}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{a}{b}{b}/{a}{b}{a}{b}/
+        {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
+        {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}""",
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
         村口 海边 路边 果园里 竹林里 湖边 小山上 井边 学校门口 操场上""",
@@ -85,7 +89,7 @@ WORDS = {
     "looks": """这只{kind}全身都是{colour2}的，[长着|有]{has}。/{hero}从来没见过{kind}。
         它全身都是{colour2}的，[长着|有]{has}。/{kind}全身都是{colour2}的，还[长着|有]{has}。""",
     "end": """从[此|那]以后，{hero}和{kind}成了[最好的|好]朋友。/从那以后，{hero}常常去看那只{colour2}的
-        {kind}。/回到家，{hero}把{kind}的事讲给{kin}听。{kin}[笑着|摸摸{he}的头]说：“[你真是个好孩子|
+        {kind}。/回到家，{hero}把{kind}的事讲给{kin}听。{kin}[笑着|摸摸{hero}的头]说：“[你真是个好孩子|
         下次请{kind}来家里玩吧|我也想看看那只{colour2}的{kind}]。”/该回家了，{hero}向{kind}挥挥手。
         {kind}{act}，说：“[明天见|下次再来玩]，{hero}！”/{hero}笑了，{kind}也笑了。/{hero}抱了抱{kind}，
         [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{he}笑。""",
