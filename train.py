@@ -52,7 +52,7 @@ eval_only = False  # evaluate once and stop
 always_save_checkpoint = False  # write ckpt.pt at every evaluation, not only at the best
 init_from = "scratch"  # scratch | resume | PATH: random weights, the run in out_dir, a checkpoint's weights
 # data
-batch_size = 8  # at least 1: sequences in a micro-batch
+batch_size = 8  # at least 1, at most 65536: sequences in a micro-batch
 max_seq_len = 256  # at least 1: tokens in a sequence
 whole_stories = False  # True: each sequence begins where a story begins
 vocab_source = "custom"  # llama2 | custom | PATH: shards beside the stories; in data/tok<vocab_size>; in PATH
