@@ -27,7 +27,7 @@ from extras.synthetic_stories import (
     tell,
     tidy,
 )
-from tests.fixtures import flags, read_rows, run
+from tests.fixtures import HERE, flags, read_rows, run
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -299,6 +299,9 @@ def test_chinese_stories_repeat_a_name_and_none_has_a_word_that_is_tried(chinese
     for text, (_, s) in zip(texts, chinese_stories):
         assert max(text.count(MARK.sub("", s[slot])) for slot in ("kind", "cname")) >= 5, text
         assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text) and 180 < len(text) < 400
+    characters = set("".join(texts)) - set("".join(chinese.WORDS["rare"].split())) | chinese.OWN
+    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # a piece for each, 256 bytes, 3 special ones, "▁"
+        assert int(re.search(r"vocab=(\d+) # the characters", f.read())[1]) == len(characters) + 260
     assert len(chinese.KEPT_OUT) >= 40
     assert not [word for word in chinese.KEPT_OUT if word in "".join(texts)]
 

@@ -23,7 +23,8 @@ RUDE = """
 GRAMMAR = "一只他她它的了是在和说着"  # stand in no name
 SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔托瓦维西亚伊扎芬芙莱洛罗林曼米莫娜朗兰利琳露伦玛麦梅蒙
     佩乔丘莎苏泰汤威沃希修雅贝宾迪丁杜多菲弗盖戈古哈海霍吉加杰凯库魁咕噜啦咚嘟哒嘀"""
-ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球"""
+ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球
+    猪驴鲨豚猿鳄骆驼貂獾犀羚虾蝎蝠鸽鸦"""
 
 HEROES = {
     "girl": """莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 丫丫 琪琪 欣欣 佳佳 露露 娜娜 芳芳 思思 雯雯 小红 小丽 小芳 小美
@@ -265,5 +266,6 @@ PLOTS = {
 # A token that no name has had is never copied. So names have each character that a story may write.
 TEXTS = [text for plot in PLOTS.values() for text in plot.values()]
 TEXTS += [text for slot, text in WORDS.items() if slot != "rare"]
-OWN = set(re.findall("[\u4e00-\u9fff]", "".join([*TEXTS, *HEROES["girl"], *HEROES["boy"], *KINS])))
+TEXTS += [*HEROES["girl"], *HEROES["boy"], *KINS, "男女"]
+OWN = set(re.findall("[\u4e00-\u9fff]", "".join(TEXTS)))
 WORDS["own"] = " ".join(sorted(OWN - set(GRAMMAR)))

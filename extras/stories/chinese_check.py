@@ -53,7 +53,7 @@ def with_signs(text):
 def pairs_of_grammar():
     """The pairs of neighbours in some thousands of the grammar's stories; all colours are one sign."""
     rng = random.Random("the grammar's pairs")
-    texts = [with_signs(tell(rng, CHINESE)["story"])[0] for _ in range(3000)]
+    texts = [with_signs(tell(rng, CHINESE)["story"])[0] for _ in range(8000)]
     return {pair for text in texts for pair in itertools.pairwise(re.sub(COLOUR, "▲", text))}
 
 
