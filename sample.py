@@ -57,14 +57,15 @@ class TextGenerator:
             raise InputError(f"{checkpoint} holds no tokenizer: give it one, --tokenizer=PATH")
         self.tokenizer = tok = Tokenizer(tokenizer_model_path or saved["tokenizer"])
         self.device = find_device(device)
-        self.model = Transformer.from_checkpoint(saved).to(self.device).eval()
+        self.model = Transformer.from_checkpoint(saved).eval()
         self.model.num_pieces = tok.n_words  # a vocabulary may be padded
         if tok.n_words > (size := self.model.args.vocab_size):
             raise InputError(f"{tok.name} has {tok.n_words} pieces, the model a vocabulary of {size}")
         for p in self.model.parameters():  # not the tables of RoPE, which need float32
             p.data = p.data.to(getattr(torch, dtype))
-            if not p.isfinite().all():
+            if (~p.isfinite()).any():
                 raise InputError(f"{checkpoint} holds weights that are not finite in {dtype}")
+        self.model.to(self.device)
         if compile:
             from extras.fast_decode import compile_decoding
 

@@ -62,7 +62,7 @@ class Chat:
 
 def chat_loop(generator, system, question, settings):
     """Answer the question, or where it is empty those from the terminal (or a pipe), one a line."""
-    generator.tokenizer.encode_chat([])  # refuses a tokenizer without a chat format, before the first question
+    generator.tokenizer.encode_chat([])  # refuses a tokenizer without a chat format, at once
     warn_of_template(generator.tokenizer)
     conversation = Chat(generator, system)
     if question:

@@ -58,7 +58,8 @@ COUNTS = (
 
 
 def test_numbers_are_refused_with_which_nothing_can_be_done(tmp_path, capsys):
-    cases = [(option, "0", "a whole number, at least 1") for option in COUNTS.split()]
+    cases = [(name, "0", "a whole number, at least 1") for name in COUNTS.split() if name != "batch_size"]
+    cases += [("batch_size", value, "a whole number, at least 1, at most 65536") for value in ("0", "65537")]
     cases += [(option, "1.0", "a number, at least 0, below 1") for option in ("dropout", "beta1", "beta2")]
     cases += [(name, "1e39", "a number, at least 0, below 1e9") for name in ("learning_rate", "weight_decay")]
     cases += [("seed", "-1", "a whole number, at least 0, below 4e9")]

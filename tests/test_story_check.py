@@ -300,7 +300,7 @@ def test_chinese_stories_repeat_a_name_and_none_has_a_word_that_is_tried(chinese
         assert max(text.count(MARK.sub("", s[slot])) for slot in ("kind", "cname")) >= 5, text
         assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text) and 180 < len(text) < 400
     characters = set("".join(texts)) - set("".join(chinese.WORDS["rare"].split())) | chinese.OWN
-    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # a piece for each, 256 bytes, 3 special ones, "▁"
+    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # each a piece, beside 260 others
         assert int(re.search(r"vocab=(\d+) # the characters", f.read())[1]) == len(characters) + 260
     assert len(chinese.KEPT_OUT) >= 40
     assert not [word for word in chinese.KEPT_OUT if word in "".join(texts)]

@@ -62,8 +62,8 @@ WORDS = {
     "b": "{own2}/{own2}/{own2}/{rare2}/{rare2}",
     "c": "{own3}/{own3}/{own3}/{rare3}/{rare3}",
     "d": "{own4}/{own4}/{own4}/{rare4}/{rare4}",
-    "name": """{a}{b}/{a}{b}/{a}{b}/{a}{a}/{a}{animal}/{sound}{sound2}/{a}{b}{c}/{a}{b}{c}/{a}{b}{c}/{a}{b}{c}/
-        {a}{a}{b}/{a}{b}{b}/{a}{a}{a}/{a}{b}{animal}/{a}{b}{animal}/小{a}{animal}/小{a}{b}/{sound}{a}{sound2}/
+    "name": """{a}{b}/{a}{b}/{a}{b}/{a}{a}/{a}{animal}/{sound}{sound2}/{a}{b}{c}/{a}{b}{c}/{a}{b}{c}/
+        {a}{b}{c}/{a}{a}{b}/{a}{b}{b}/{a}{a}{a}/{a}{b}{animal}/{a}{b}{animal}/小{a}{animal}/小{a}{b}/{sound}{a}{sound2}/
         {sound}{sound2}{sound3}/{sound}{sound2}{sound3}/{sound}{sound}{sound2}/{sound}{sound2}{sound2}/
         {sound}{sound2}{animal}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{a}{b}{b}/{a}{b}{a}{b}/
         {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
