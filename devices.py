@@ -1,7 +1,4 @@
-"""
-What differs between machines: the device, the dtype that it is fast at, whether torch.compile works, the
-processes that train together, and locks. The scripts ask here once, at their start.
-"""
+"""What differs between machines: device, dtype, compiling, processes, locks. Scripts ask at their start."""
 
 import contextlib
 import functools

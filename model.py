@@ -14,7 +14,6 @@ Unlike GPT-2: RMSNorm instead of LayerNorm, rotary positions (RoPE) instead of l
 grouped-query attention (GQA; in LLaMA 2 only the larger models have it), a gated feed-forward layer (SwiGLU),
 no biases. The output projection is the embedding table (in LLaMA 2 it is not). The names in the state dict
 are llama2.c's, so that its checkpoints load here and ours there.
-
 This file needs torch and nothing else: it can be copied into a notebook.
 """
 
@@ -287,8 +286,7 @@ class Transformer(nn.Module):
         flops_per_token = 6 * (self.num_params() - looked_up) + 12 * self.args.n_layers * self.args.dim * T
         return flops_per_token * tokens_per_second / peak_flops
 
-    # ----------------------------------------------------------------------------------------------------
-    # generation
+    # ------------ generation -----------------------------------------------------------------------------
 
     def make_cache(self, batch_size):
         """The KV cache: for each layer, keys and values of max_seq_len positions, (B, K, S, D) each."""
@@ -363,8 +361,7 @@ def sample_next_token(logits, temperature, top_k=None, top_p=None, generator=Non
     return ids.gather(-1, waits.argmin(dim=-1, keepdim=True)).squeeze(1)  # (B,)
 
 
-# --------------------------------------------------------------------------------------------------------
-# checkpoints
+# ------------ checkpoints ---------------------------------------------------------------------------------
 
 
 def load_checkpoint(path, mmap=False):

@@ -107,6 +107,7 @@ class TextStreamer:
         self.out = out or sys.stdout
 
     def put(self, *new, end=False):
+        """Print what these ids complete; at the end all that is held back, and a line end."""
         self.ids += new
         text = self.tokenizer.decode(self.ids)
         complete = text.rstrip("\ufffd")  # a part of a character decodes to these
@@ -114,10 +115,6 @@ class TextStreamer:
             complete = text
         print(complete[len(self.text) :], end="\n" if end else "", flush=True, file=self.out)
         self.text = complete
-
-    def end(self):
-        """Print what is held back, and a line end."""
-        self.put(end=True)
 
 
 def main():
@@ -143,7 +140,7 @@ def main():
         streamer.put()  # the prompt
         for (new,) in generator.stream(ids, 1, *settings):
             streamer.put(new)
-        streamer.end()
+        streamer.put(end=True)
         speed = (len(streamer.ids) - len(ids)) / (time.perf_counter() - began)
         print(f"{speed:.0f} tokens/s", file=sys.stderr)
 

@@ -650,6 +650,9 @@ def test_the_chinese_tokenizer_never_sees_the_validation_part(tmp_path):
     path = str(write_rows(tmp_path / "chunks.jsonl", rows))
     (_, end), *_ = prepare_data.split_file(path)
     assert end > len("龍龜".encode()) * 10 * 200
+    assert len(prepare_data.split_file(str(write_rows(tmp_path / "two.jsonl", rows[:3])))) == 2
+    with pytest.raises(InputError, match="too short for a part to train on"):
+        prepare_data.split_file(str(write_rows(tmp_path / "one.jsonl", rows[:1])))
     run_here("train_tokenizer.py", *flags(data_path=path, save_dir=tmp_path / "k", vocab_size=400))
     assert len(Tokenizer(f"{tmp_path}/k").encode("龍龜")) == 6  # bytes: no merge was learned
 
@@ -785,7 +788,7 @@ def test_streaming_shows_whole_characters_only(tok, data):
             states.append(out.getvalue())
         assert states == [""] * 2 + ["鑫"] * 4 + ["鑫🙂"] * 3 + ["鑫🙂龘", "鑫🙂龘!"]
         streamer.put(*ids[-11:-9])
-        streamer.end()
+        streamer.put(end=True)
         assert re.fullmatch("鑫🙂龘!\ufffd+\n", out.getvalue())
 
 

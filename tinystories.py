@@ -326,8 +326,7 @@ class PretokDataset(torch.utils.data.Dataset):
     The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
     i is (x, y), int64 of (max_seq_len,), where y is x one token later; in shards for fine-tuning (x, y,
     documents), where y is -1 for what is not learned, and documents numbers the conversations of the row.
-    start_id (BOS): a chunk begins at the first one that it has. Of validation data, the last story of each,
-    which is cut off, does not count.
+    start_id (BOS): a chunk begins at its first one; in validation, its last story, cut off, does not count.
     """
 
     def __init__(self, split, max_seq_len, vocab_size, vocab_source, data_dir="data", seed=1337, start_id=-1):
@@ -410,9 +409,8 @@ class PretokDataset(torch.utils.data.Dataset):
 
 class Task:
     @staticmethod
-    def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):
+    def iter_batches(batch_size, device, num_workers=0, start=0, **dataset_kwargs):  # num_workers: none
         """Endless (x, y) or (x, y, documents), each (batch_size, max_seq_len), from the `start`-th on."""
-        # num_workers, the tutorial's, is ignored: a sequence takes 0.02 ms to read
         dataset = PretokDataset(**dataset_kwargs)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         cuda = str(device).startswith("cuda")

@@ -296,10 +296,8 @@ def on_signal(number, _):
 
 # ------------ the loop ------------------------------------------------------------------------------------
 if eval_only or step >= max_iters:
-    if eval_only:
-        print0(json.dumps({"step": step, **estimate_loss()}))
-    else:
-        print0(f"{out_dir} is finished: {step} of {max_iters} steps; a larger --max_iters continues it")
+    ended = f"{out_dir} is finished: {step} of {max_iters} steps; a larger --max_iters continues it"
+    print0(json.dumps({"step": step, **estimate_loss()}) if eval_only else ended)
     if world_size > 1:
         dist.destroy_process_group()
     sys.exit(0)

@@ -55,7 +55,7 @@ class Chat:
         max_new = min(max_new_tokens, context - len(ids))  # a longer answer would push the question out
         for (new,) in self.generator.stream(ids, 1, max_new, temperature, top_k, top_p):
             streamer.put(new)
-        streamer.end()
+        streamer.put(end=True)
         self.turns.append({"role": "assistant", "content": streamer.text})
         return streamer.text
 
