@@ -157,7 +157,7 @@ def test_shards_that_are_too_short_or_nanogpts_or_without_a_conversation(zh, tmp
         np.array([*ids] * 20, "<u2").tofile(tmp_path / f"{name}.bin")
     parts = {split: PretokDataset(split, 16, 65, str(tmp_path)) for split in ("train", "val")}
     assert parts["train"][0][0].min() == 40 and parts["val"][0][0].max() == 15
-    lengths = {"data00": 100, "data01": 5, "data02": 100, "data03": 0, "other": 9}
+    lengths = {"data00": 100, "data01": 5, "data02": 100, "data03": 0, "other": 100}
     write_ids(tmp_path / "short", {name: range(length) for name, length in lengths.items()}, 100)
     (tmp_path / "short" / "meta.json").unlink()
     assert len(PretokDataset("train", 16, 100, f"{tmp_path}/short")) == 6
