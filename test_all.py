@@ -591,7 +591,7 @@ def test_the_options_of_the_sampler_reach_it(trained, capsys, num_samples):
     ("--tokenizer={data}/TinyStories_all_data/data00.json", "not a sentencepiece model"),
     ("--tokenizer=none", "no tokenizer"), ("--tokenizer=.", "no tokenizer.json in"),
     ("--checkpoint=no.pt", "no checkpoint no.pt"),
-    ("--chat --prompt=a", "no chat format"),
+    ("--chat", "no chat format"),  # before the first question
     ("--checkpoint={other}", "holds no tokenizer"),
     ("--checkpoint={other} --tokenizer={data}/tok512.model", "has 512 pieces, the model a vocabulary of 96"),
 ])  # fmt: skip
