@@ -9,8 +9,7 @@ Prepares the Chinese data: from two corpora to shards of token ids, one command 
     python prepare_data.py pretokenize      the ids of the chunks           -> data/seq_monkey/
     python prepare_data.py pretokenize_sft  ids and masks of the messages   -> data/belle_sft/
 
---input_path and --output_path name other files; --lines=50000 takes a part: download then stops there, and
-pretrain unpacks no more. Then pretrain and fine-tune:
+--input_path and --output_path name other files; --lines=50000 takes their beginning, and loads no more. Then:
 
     python train.py --vocab_source=data/seq_monkey
     python train.py --vocab_source=data/belle_sft --init_from=output/ckpt.pt --out_dir=output_sft
@@ -18,8 +17,7 @@ pretrain unpacks no more. Then pretrain and fine-tune:
 SFT (supervised fine-tuning) shows the model questions and answers; it learns the answers only. sft reads the
 shapes of BELLE, ShareGPT, OpenAI, Alpaca and more (see TURNS and PAIRS), and says which it has found.
 seq-monkey (Mobvoi's corpus of web pages, encyclopedias and books) is read packed or unpacked, one line at a
-time. Lines that hold no document or no conversation are counted, named and left out. BELLE: Ji et al. 2023,
-arXiv:2303.14742.
+time. Lines that cannot be used are counted, named and left out. BELLE: Ji et al. 2023, arXiv:2303.14742.
 """
 
 import bz2
@@ -159,14 +157,17 @@ PAIRS = (  # shapes with one question: (whose, the fields of the question, those
 def find_turns(item):
     """(shape, [(speaker, text, its field), ...]) of a conversation, as its data set has them."""
     fields = {"a list": item} if isinstance(item, list) else item
-    if not isinstance(fields, dict) or any(map(fields.get, ("image", "images", "videos", "audios"))):
-        raise ValueError("no conversation, or not of text alone")
+    others = ("image", "images", "videos", "audios")
+    if not isinstance(fields, dict) or any(map(fields.get, others)) or fields.get("label") is False:  # KTO's
+        raise ValueError("no conversation, not of text alone, or labelled as a bad answer")
     found = [("system", fields.get("system") or fields.get("system_prompt"), "system")]
     for whose, name, speaker, text in TURNS:
         turns = fields.get(name)
         if isinstance(turns, list) and any(isinstance(turn, dict) and speaker in turn for turn in turns):
             for turn in (turn if isinstance(turn, dict) else {} for turn in turns):
                 call = next(filter(turn.get, ("tool_calls", "function_call")), turn.get(speaker))
+                if SPEAKERS.get(str(call)) == "assistant" and 0 in map(turn.get, ("weight", "loss", "train")):
+                    raise ValueError("an answer that is marked as not to be learned")
                 found.append((call, turn.get(text), text))
             return f"{whose} shape: {name} of {speaker}, {text}", found
     for whose, names, answers in PAIRS:
@@ -274,8 +275,8 @@ def read_texts_from_jsonl(path, start=0, end=None):
 def split_file(path):
     """
     [(start, end)], in bytes, of the parts of a .jsonl that become shards: 10 of equal size; more, of 64 MB,
-    if it is large; fewer if they would be tiny. The first is for validation. After a full chunk, the next
-    line may be of the same document, so a part begins only after a line that is not full.
+    if it is large; fewer if they would be tiny. The first is for validation. A part begins only after a line
+    that is no full chunk: after a full one, the next line may be of the same document.
     """
     size = os.path.getsize(path) if os.path.isfile(path) else 0
     if not (path.lower().endswith((".jsonl", ".ndjson")) and size):
@@ -326,8 +327,7 @@ def pretokenize_sft():
     tok = Tokenizer(tokenizer)
     tok.encode_chat([])  # InputError if the tokenizer has no chat format
     warn_of_template(tok)
-    if show:
-        show_chats(io_paths("pretokenize_sft")[0], tok)
+    show_chats(io_paths("pretokenize_sft")[0], tok)
     process = functools.partial(process_chats, row_len=max_seq_len)
     shards = pretokenize_parts("pretokenize_sft", process, row_len=max_seq_len)
     rows = sum(counts["rows"] for counts in shards)

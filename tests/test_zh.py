@@ -247,8 +247,13 @@ LEFT_OUT = {  # reason: conversations
     "an answer without a question": [sharegpt("system:s", GPT, HUMAN, GPT)],
     f"{UNKNOWN} kind, target": [{"target": "x", "kind": "y"}],
     f"{UNKNOWN} messages": [{"messages": messages} for messages in ([], "x", {}, [7])],
-    "no conversation, or not of text alone": ["x", 7, None, sharegpt(HUMAN, GPT, image="a.jpg")],
-}
+    "no conversation, not of text alone, or labelled as a bad answer": [
+        "x", 7, None, sharegpt(HUMAN, GPT, image="a.jpg"), PROMPT | {"label": False},
+    ],
+    "an answer that is marked as not to be learned": [
+        {"messages": [user("x"), assistant("y") | no]} for no in ({"weight": 0}, {"train": False})
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES)
