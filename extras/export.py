@@ -267,7 +267,10 @@ def write_hf(args, weights, tok, stop_ids, folder):
         model.generation_config.suppress_tokens = list(range(tok.n_words, args.vocab_size))
     files = tokenizer_files(tok, args.max_seq_len)
     with replace_folder(folder) as new:
-        model.save_pretrained(new)
+        try:
+            model.save_pretrained(new)
+        except Exception as error:  # safetensors' are no OSError
+            raise InputError(f"{folder} cannot be written: {first_sentence(error)}") from None
         for name, content in files.items():
             Path(new, name).write_bytes(content)
 

@@ -38,8 +38,8 @@ def read_config(folder):
     model_type = saved.get("model_type")
     names = saved.get("architectures") or [model_type]
     if model_type != "llama" or names not in (["LlamaForCausalLM"], ["llama"]):
-        name = names[0] if isinstance(names, list) else names
-        raise InputError(f"{folder} is a {name}: only LlamaForCausalLM has the shape of model.py")
+        name = " ".join(names) if isinstance(names, list) else names
+        raise InputError(f"{folder} is a {name} ({model_type}): only llama's LlamaForCausalLM fits model.py")
     try:
         config = transformers.LlamaConfig.from_dict(saved)
         for part in foreign_parts(config):
