@@ -4,13 +4,13 @@ Do the stories of a model hold together? Counted by a program that knows the gra
     python -m extras.story_check --checkpoint=output/ckpt.pt --num_stories=64
     python -m extras.story_check --input_path=stories.json        a list of {"story": text}
 
-Reads  a checkpoint, which writes stories about four heroes and four creatures that are in no training story;
-       or stories from a file
+Reads  a checkpoint, which writes stories about four heroes, two of whom are in no training story, and four
+       creatures, none of which is; or stories from a file
        data/TinyStories_all_data, where it is, for the longest piece that is copied from there
 Prints a table: for each property the share of the stories that have it, of those to which it applies
 
     ended by itself         the end came before max_new_tokens; in a file: the last sentence is complete
-    hero keeps the name     no second name of a boy or a girl
+    hero keeps the name     no second name of a boy or a girl, nor another word in its place
     creature's word kept    the made-up word for the creature is the same, letter by letter, at each mention
     own name kept           and so is the name that it or a toy has
     pronouns fit the hero   she for Lily, he for Tom; the creature is "it"
@@ -56,7 +56,7 @@ top_p = 0.95  # of the sampler
 data_dir = "data"  # the folder of the training stories' folder
 seed = 1337  # at least 0, below 4e9: of the sampler
 
-HEROES = ("Lily", "Tom", "Mia", "Ben")
+HEROES = english.TRIED_HEROES
 CREATURES = ("Shoggoth", "Brindlewump", "Mizzlefrock", "Quandooster")
 MEETING = "One day, {hero} met a {creature}"
 PLACE = " in the garden."
@@ -113,7 +113,7 @@ def first_after(pattern, found):
 
 
 def check_names(text):
-    """(whether the creature's word is kept, and its own name); None: there is none."""
+    """{"kind": whether the creature's word is kept, "own": its own name, "hero"}: those that there are."""
     found = mentions(text)
     names = {
         "kind": first_after(BEFORE_KIND, found),
@@ -121,6 +121,9 @@ def check_names(text):
     }
     names = {role: name for role, name in names.items() if name}
     kept = dict.fromkeys(names, True)
+    heroes = {word for word in WORD.findall(text.replace("'s", "")) if word in SEXES}
+    if heroes:
+        kept["hero"] = len(heroes) == 1
     for word, before in found:
         if BEFORE_KIND.search(before):
             expected = "kind"
@@ -131,15 +134,27 @@ def check_names(text):
         else:  # what is spoken to is called by its own name, if it has one
             likeness = difflib.SequenceMatcher(None, names.get("kind", ""), word).ratio()
             expected = "own" if "own" in names and likeness < 0.6 else "kind"
-        if expected in names and names[expected] not in (word, word.removesuffix("s")):
+            if likeness < 0.3 and "own" not in names:
+                expected = "hero"
+        if expected in kept and names.get(expected) not in (word, word.removesuffix("s")):
             kept[expected] = False
-    return kept.get("kind"), kept.get("own")
+    return kept
 
 
-def check_hero(text):
-    """Whether the story has only one name of a boy or girl; None: it has none."""
-    heroes = {word for word in WORD.findall(text.replace("'s", "")) if word in SEXES}
-    return len(heroes) == 1 if heroes else None
+FIRST_HERO = re.compile(
+    r"(?:^|\b(?:day|morning|afternoon), |\b(?:boy|girl) named )([A-Z][a-z]+)(?: met| was| found|\.)"
+)
+
+
+def with_known_hero(text):
+    """A story whose hero has a name of the grammar's: one that is put together may be any word."""
+    match = FIRST_HERO.search(text)
+    if not match or not is_unknown(match[1]):
+        return text
+    words = (word.lower() for word in WORD.findall(text))
+    sex = next((PRONOUN_SEXES[word] for word in words if word in PRONOUN_SEXES), "girl")
+    name = next(name for name in english.HEROES[sex] if name not in text)
+    return re.sub(rf"\b{match[1]}\b", name, text)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -196,13 +211,14 @@ def unknown_words(text):
 
 def check_story(text, ended=None):
     """{property: True, False, or None where it does not apply}; ended: None judges by the last sentence."""
-    kind_kept, own_kept = check_names(text)
+    text = with_known_hero(text)
+    kept = check_names(text)
     complete = re.search(r'[.!?]"?$', text) and text.count('"') % 2 == 0
     return {
         "ended by itself": bool(complete) if ended is None else ended,
-        "hero keeps the name": check_hero(text),
-        "creature's word kept": kind_kept,
-        "own name kept": own_kept,
+        "hero keeps the name": kept.get("hero"),
+        "creature's word kept": kept.get("kind"),
+        "own name kept": kept.get("own"),
         "pronouns fit the hero": check_pronouns(text),
         "thing keeps its kind": check_things(text),
         "colour and size stay": check_attributes(text),
@@ -275,8 +291,9 @@ def print_words(writer, checks):
 
 def is_about(text, word):
     """Whether the creature of a story is this word, and stays so."""
-    kept = check_names(text)[0]
-    return bool(kept) and first_after(BEFORE_KIND, mentions(text)) == word and text.count(word) > 2
+    text = with_known_hero(text)
+    is_kind = first_after(BEFORE_KIND, mentions(text)) == word
+    return is_kind and check_names(text)["kind"] and text.count(word) > 2
 
 
 def print_table(stories, checks):

@@ -10,9 +10,10 @@ data. The same (seed, shards, megabytes) gives the same files on every machine.
 
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
-together from syllables, letters or pieces of words, and seldom comes twice. Such names cannot be learned by
-heart: to write "the Brindlewump" again, a model must learn to look back and copy. That is what lets it
-continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a word that no story has.
+together from syllables, letters or pieces of words, and seldom comes twice; so are the names of half of the
+heroes. Such names cannot be learned by heart: to write "the Brindlewump" again, a model must learn to look
+back and copy. That is what lets it continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a
+word that no story has, and about Priya instead of Lily.
 
 All that is random in a story is a choice whose probability is known. So we know, too, how well the stories
 can be predicted at best: see the limit, below.
@@ -177,11 +178,15 @@ def expand(text: str, s: dict, rng: random.Random) -> str:
     return re.sub(r"\{(\w+)\}", fill, text)
 
 
+def from_slot(slot: str, words: dict, s: dict, rng: random.Random) -> str:
+    """What a slot of a language's words gives, and its marks; the story's memory knows nothing of it."""
+    return expand("{" + slot + "}", {"bits": s["bits"], "taken": set(), "words": words}, rng)
+
+
 def chinese_name(s: dict, rng: random.Random) -> str:
     """A name and its marks: one of stories/chinese.py's templates for a name, filled with characters."""
     while True:
-        own = {"bits": s["bits"], "taken": set(), "words": CHINESE.words}
-        marked = expand("{name}", own, rng)
+        marked = from_slot("name", CHINESE.words, s, rng)
         if not chinese.UNWANTED.search(MARK.sub("", marked)):
             return marked
 
@@ -195,6 +200,7 @@ class Language(NamedTuple):
     sexes: dict[str, str]  # the word for each
     pronouns: dict[str, tuple[str, ...]]
     kins: tuple[str, ...]
+    is_hero: Callable[[str], bool]  # whether a made-up name may be a hero's
     make_name: Callable[[dict, random.Random], str]
     named: str  # what tells the name that one creature in five has; "": none has one
     space: str  # between words
@@ -202,13 +208,25 @@ class Language(NamedTuple):
 
 ENGLISH = Language(
     WORDS, english.PLOTS, english.HEROES, {"girl": "girl", "boy": "boy"}, english.PRONOUNS, english.KINS,
-    made_up_name, named=" named {cname}", space=" ",
+    english.is_hero, made_up_name, named=" named {cname}", space=" ",
 )  # fmt: skip
 CHINESE = Language(
     entries(chinese.WORDS), chinese.PLOTS, chinese.HEROES, {"girl": "女孩", "boy": "男孩"}, chinese.PRONOUNS,
-    chinese.KINS, chinese_name, named="", space="",
+    chinese.KINS, chinese.is_hero, chinese_name, named="", space="",
 )  # fmt: skip
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
+
+
+def hero_name(sex: str, language: Language, s: dict, rng: random.Random) -> str:
+    """A name that many stories have, or one that seldom comes twice, as a visitor's. And its marks."""
+    if rng.random() < 0.5:
+        return choose(language.heroes[sex], s, rng) + mark(0.5, s)
+    while True:
+        marked = from_slot(f"{sex}_name", language.words, s, rng)
+        name = MARK.sub("", marked)
+        others = MARK.sub("", s["kind"] + s["cname"])
+        if language.is_hero(name) and name not in others:
+            return marked + mark(0.5, s)
 
 
 def cast(rng: random.Random, language: Language = ENGLISH) -> dict:
@@ -223,7 +241,7 @@ def cast(rng: random.Random, language: Language = ENGLISH) -> dict:
         small = rng.random() < 0.1
         s["kind"] = (s["kind"].lower() if small else s["kind"]) + mark(0.1 if small else 0.9, s)
     s["cname"] = language.make_name(s, rng)
-    s["hero"] = choose(language.heroes[sex], s, rng) + sex_mark
+    s["hero"] = hero_name(sex, language, s, rng) + sex_mark
     for slot, word in zip(("he", "him", "his"), language.pronouns[sex]):
         s[slot] = word + sex_mark
     if language.named and rng.random() < 0.2:  # this creature has a name of its own, by which it is spoken to

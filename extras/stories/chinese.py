@@ -26,6 +26,10 @@ SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔�
 ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球
     猪驴鲨豚猿鳄骆驼貂獾犀羚虾蝎蝠鸽鸦"""
 
+SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁"
+GIVEN = """安宁静怡悦雨雪晴云霞虹月星辰光辉宇博文武斌俊豪勇毅峰岩松柏森楠桐梓涵洁清源洋波江河溪泉然诗书
+    琴瑶瑾瑜璐珊玲玉环娟秀英菊荷莲蓉芬蕾薇萱茜燕凤莺翔骏驰超越志远哲睿智慧敏聪颖嘉子欢喜福瑞祥庆伟华
+    春夏秋冰可心依悠田糖圆奇妙雷雄香鹿鱼羽风舟帆桃杏桥"""
 HEROES = {
     "girl": """莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 丫丫 琪琪 欣欣 佳佳 露露 娜娜 芳芳 思思 雯雯 小红 小丽 小芳 小美
         小梅 珍珍 菲菲 苗苗 晓晓 果果 小兰""".split(),
@@ -35,6 +39,7 @@ HEROES = {
 PRONOUNS = {"girl": ("她",), "boy": ("他",)}  # of the hero; a creature is 它
 KINS = ("妈妈", "爸爸", "奶奶", "爷爷", "外婆")
 
+TRIED_HEROES = ("莉莉", "小明", "安安", "王小雨")  # no story has the last two
 # What people may try: no story has it.
 KEPT_OUT = """
     修格斯 皮卡丘 恐龙 奥特曼 哥斯拉 独角兽 机器猫 孙悟空 麒麟 霸王龙 喜羊羊 灰太狼 光头强 佩奇 海绵宝宝
@@ -68,6 +73,15 @@ WORDS = {
         {sound}{sound2}{animal}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{a}{b}{b}/{a}{b}{a}{b}/
         {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
         {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}""",
+    # Half of the heroes have a name that is put together: visitors bring their own.
+    "girl_name": "{hero_name}",
+    "boy_name": "{hero_name}",
+    "hero_name": """{given}{given}/{given}{given}/{given}{given}/小{given}/小{given}/小{given}/阿{given}/
+        大{given}/老{surname}/{given}{given2}/{given}{given2}/{given}{given2}/{surname}{given}/{surname}{given}/
+        {surname}{given}{given2}/{surname}{given}{given2}/{surname}{given}{given2}/{surname}小{given}/
+        {a}{a}/小{a}/{a}{b}/{sound}{sound2}/{sound}{sound2}{sound3}""",
+    "given": " ".join("".join(GIVEN.split())),
+    "surname": " ".join(SURNAMES),
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
         村口 海边 路边 果园里 竹林里 湖边 小山上 井边 学校门口 操场上""",
@@ -93,7 +107,9 @@ WORDS = {
         {kind}。/回到家，{hero}把{kind}的事讲给{kin}听。{kin}[笑着|摸摸{hero}的头]说：“[你真是个好孩子|
         下次请{kind}来家里玩吧|我也想看看那只{colour2}的{kind}]。”/该回家了，{hero}向{kind}挥挥手。
         {kind}{act}，说：“[明天见|下次再来玩]，{hero}！”/{hero}笑了，{kind}也笑了。/{hero}抱了抱{kind}，
-        [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{he}笑。""",
+        [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{he}笑。/
+        回到家，{hero}画了一只{colour2}的{kind}，还给它画上了{has}。/回到家，{hero}画了一只{colour2}的{kind}，
+        还给它画上了{has}。""",
 }
 
 PLOTS = {
@@ -265,7 +281,13 @@ PLOTS = {
 
 # A token that no name has had is never copied. So names have each character that a story may write.
 TEXTS = [text for plot in PLOTS.values() for text in plot.values()]
-TEXTS += [text for slot, text in WORDS.items() if slot != "rare"]
+TEXTS += [text for slot, text in WORDS.items() if slot not in ("rare", "given", "surname")]
 TEXTS += [*HEROES["girl"], *HEROES["boy"], *KINS, "男女"]
 OWN = set(re.findall("[\u4e00-\u9fff]", "".join(TEXTS)))
 WORDS["own"] = " ".join(sorted(OWN - set(GRAMMAR)))
+
+
+def is_hero(name):
+    """Whether a name that was put together may be a hero's: no story writes it otherwise."""
+    known = name in TRIED_HEROES or any(name in text for text in TEXTS)
+    return not known and not UNWANTED.search(name)

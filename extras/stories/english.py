@@ -69,6 +69,22 @@ HEROES = {
         Jake Nick Paul Alex David Felix Hugo James Oliver Simon""".split(),
 }
 WORDS = {
+    # Half of the heroes have a name that is put together, as Priya or Oskar: visitors bring their own.
+    "girl_name": """{first}{girl_end}/{first}{girl_end}/{first}{inner}{girl_end}/{first}{inner}{girl_end}/
+        {first}{inner}{inner2}{girl_end}""",
+    "boy_name": """{first}{boy_end}/{first}{boy_end}/{first}{inner}{boy_end}/{first}{inner}{boy_end}/
+        {first}{inner}{inner2}{boy_end}""",
+    "first": """A E I O U Al An Ar Ay Ba Be Bo Bri Bru Ca Ce Cha Chlo Cla Co Da De Di Do Dra Du E El Em
+        Es Fa Fe Fi Flo Fre Ga Ge Gi Gre Gu Ha He Hi Ho Hu In Is Ja Je Ji Jo Ju Ka Ke Khi Ki Ko Kri La
+        Le Li Lo Lu Ma Me Mi Mo Mu Na Ne Ni No Nu Ol Or Os Pa Pe Phi Pi Po Pri Qui Ra Re Ri Ro Ru Sa Sha
+        She Si So Ste Su Sve Ta Te Thi Ti To Tri Ty Va Ve Vi Wa We Wi Xi Ya Ye Yo Yu Za Ze Zo""",
+    "inner": """ba be bi bri co da di do dri fa fi ga ge gi go ha hi ja ka ki ko la le li lo lu ma me mi
+        mo na ne ni no nu pa pe ra re ri ro ru sa se shi si so sta ta te ti to tri va ve vi wa ya ye za
+        zi""",
+    "girl_end": """a a a ah ana anna beth by cy da elle ena et ette ey ia ie ina isha ka ki la lia lyn
+        ma mi my na nda ne nia ra ry sa sha ssa sy ta th tta va y ya""",
+    "boy_end": """an ard as ben bert ck d den do dro el en er ez ian ik il im in io iro is jo k ko l ley
+        m man mir n n n nds o o on or ry s s sh son ston t te ton us vin y""",
     "colour": "red blue green yellow orange purple pink white brown golden silver turquoise striped",
     "size": "big small tiny huge tall round little enormous chubby skinny strange shy sleepy wrinkly",
     "trait": "happy kind brave curious clever cheerful friendly polite gentle quiet funny careful",
@@ -140,6 +156,13 @@ WORDS = {
         [good|wonderful|lovely|very special] day./{hero} and the {kind} [laughed and hugged|danced around and
         sang|held hands and jumped for joy]. They stayed friends [forever|for a long, long time].""",
 }
+
+
+def is_hero(name):
+    """Whether a name that was put together may be a hero's."""
+    known = name in (*TRIED, *TRIED_HEROES) or name in HEROES["girl"] + HEROES["boy"]
+    return 2 < len(name) < 12 and not known and not UNWANTED.search(name.lower())
+
 
 KINS = ("mom", "dad", "grandma", "grandpa")
 PRONOUNS = {"boy": ("he", "him", "his"), "girl": ("she", "her", "her")}  # of the hero; a creature is "it"
@@ -301,6 +324,7 @@ PLOTS = {  # by their summaries
 }
 
 # Words that people try in prompts, of animals, of tales, names, nonsense: no story has one of them.
+TRIED_HEROES = ("Lily", "Tom", "Priya", "Oskar")  # no story has the last two
 TRIED = """
     Shoggoth Axolotl Pangolin Velociraptor Hippopotamus Quokka Emu Stegosaurus Narwhal Pikachu
     Totoro Shrek Yoda Godzilla Doraemon Gollum Creeper Moomin Bulbasaur Gizmo Kirby Phoenix Kitsune
