@@ -26,7 +26,7 @@ import torch
 import model as M
 import prepare_data
 import tinystories
-from configurator import InputError, read_json, write_json
+from configurator import InputError, write_json
 from devices import peak_flops
 from extras.chat import Chat
 from extras.synthetic_stories import write_shard
@@ -117,12 +117,6 @@ def test_a_shard_is_made_once_and_again_where_it_or_what_it_is_made_from_has_cha
     (tmp_path / "ids" / "data01.bin").unlink()
     new_times, again = write()
     assert again == ids and [a == b for a, b in zip(new_times, times)] == [True, False, True]
-    meta = read_json(tmp_path / "ids" / "meta.json")
-    del meta["splits"]
-    write_json(tmp_path / "ids" / "meta.json", meta | {"unfinished": True})  # killed at its end
-    with pytest.raises(InputError, match="no finished shards"):
-        read_meta(f"{tmp_path}/ids", 512)
-    assert write()[1] == ids and read_meta(f"{tmp_path}/ids", 512)["splits"]["val"]["documents"] > 0
     path = tmp_path / "data02.json"
     path.write_text(path.read_text().replace("day", "way"))
     assert [a == b for a, b in zip(write()[1], ids)] == [True, True, False]
@@ -179,7 +173,6 @@ def test_ranks_share_one_order_and_any_start_continues_in_it(data):
 
 def test_shards_that_are_not_what_was_asked_for_are_refused(data, tmp_path):
     cases = {
-        "no finished shards": lambda: PretokDataset("train", 64, 512, f"{tmp_path}/empty"),
         "a vocabulary of 512, not 1024": lambda: PretokDataset("train", 64, 1024, f"{data}/tok512"),
         "no sequence of 1000000": lambda: dataset(data, T=1_000_000),
     }
@@ -391,7 +384,7 @@ def test_temperature_top_k_and_top_p_choose_as_they_say():
         ids = M.sample_next_token(probs.log().expand(4000, 4), temperature, **kwargs)
         return torch.bincount(ids, minlength=4) / 4000
 
-    assert shares(temperature=0).tolist() == [1, 0, 0, 0]
+    assert all(shares(temperature=t).tolist() == [1, 0, 0, 0] for t in (0, 1e-300, 1e-42, 1e-8))
     assert torch.allclose(shares(), probs, atol=0.03)
     assert torch.allclose(shares(temperature=0.5), probs.square() / probs.square().sum(), atol=0.03)
     assert shares(top_k=2)[2:].sum() == 0 and shares(top_k=99)[3] > 0
@@ -520,10 +513,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(
     assert_same_run(out, trained, tolerance=0)
 
 
-@pytest.mark.parametrize("name", ["last.pt", "ckpt.pt"])
-def test_a_new_run_never_overwrites_an_old_one(data, tmp_path, name):
+@pytest.mark.parametrize("name, advice", [
+    ("last.pt", "resume it with --init_from=resume, or"), ("ckpt.pt", "resume it"), ("log.jsonl", "give"),
+])  # fmt: skip
+def test_a_new_run_never_overwrites_an_old_one(data, tmp_path, name, advice):
     (tmp_path / name).write_bytes(b"months of work")
-    with pytest.raises(InputError, match="holds a run: resume it with --init_from=resume, or give another"):
+    with pytest.raises(InputError, match=f"holds a run: {advice}"):
         run_here("train.py", *SMALL, *flags(data_dir=data, out_dir=tmp_path, max_iters=1))
     assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_bytes() == b"months of work"
 

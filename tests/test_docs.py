@@ -1,8 +1,8 @@
 """The texts: the files, commands, options and names of the code that they mention exist."""
 
-import collections
 import glob
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -15,12 +15,10 @@ import torch
 from configurator import parse_value
 from tests.fixtures import HERE
 
-PAIRS = (
-    ("README.md", "docs/README.zh.md"),
-    ("docs/course.md", "docs/course.zh.md"),
-    ("docs/recipes.md", "docs/recipes.zh.md"),
-)
-DOCS = [name for pair in PAIRS for name in pair]
+FIRST_PAGES = ("README.md", "docs/README.zh.md")  # no translations of one another
+COURSE = ("docs/course.md", "docs/course.zh.md")
+PAIRS = (COURSE, ("docs/recipes.md", "docs/recipes.zh.md"))
+DOCS = [name for pair in (FIRST_PAGES, *PAIRS) for name in pair]
 DOCS += [f"docs/{name}.md" for name in "tutorial.zh answers answers.zh CONTRIBUTING experiments".split()]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
@@ -107,49 +105,31 @@ def test_a_link_to_a_chapter_leads_to_its_heading(name):
         assert anchor in anchors, (path, anchor)  # made as GitHub makes them
 
 
-def test_the_two_first_pages_are_short_and_have_the_same_results():
+def test_the_two_first_pages_have_the_same_results():
     results = []
-    for name, heading, most in zip(PAIRS[0], ("Results", "结果"), (150, 170)):
-        text = text_of(name)
-        assert len(text.splitlines()) <= most, name
-        table = re.search(rf"(?ms)^## {heading}\n.*?^(\|.*?)\n\n", text)[1]
+    for name, heading in zip(FIRST_PAGES, ("Results", "结果")):
+        table = re.search(rf"(?ms)^## {heading}\n.*?^(\|.*?)\n\n", text_of(name))[1]
         results.append([set(re.findall(r"\d[\d,.]*", row)) for row in table.splitlines()])
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("english, chinese", PAIRS[1:])  # the first pages are no translations
-def test_both_languages_say_the_same(english, chinese):
+def units_of(name):
+    """The paragraphs, list items and rows of tables of a text; no blocks of code."""
+    text = re.sub(FENCED, "", text_of(name).split("\n## 5. ")[-1])  # before, Chinese has remarks of its own
+    units = re.split(r"\n\s*\n|\n(?=(?:[-*]|\d\.) |[|>#])", text)
+    return [unit for unit in units if unit.strip()]
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_have_the_same_commands_headings_numbers_and_paragraphs(english, chinese):
     assert list(commands_of(english)) == list(commands_of(chinese)) != []
     texts = text_of(english), text_of(chinese)
     a, b = (re.findall(r"(?m)^(#+) ", re.sub(FENCED, "", text)) for text in texts)
     assert a == b
     a, b = (set(re.findall(r"(?a)(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", text)) for text in texts)
     assert {n for n in a ^ b if len(n) > 2} == set()  # small ones may be words
-
-
-def units_of(name):
-    """The paragraphs, list items and rows of tables of a text, each as one line; no blocks of code."""
-    text = re.sub(FENCED, "", text_of(name).split("\n## 5. ")[-1])  # before, Chinese has remarks of its own
-    units = re.split(r"\n\s*\n|\n(?=(?:[-*]|\d\.) |[|>#])", text)
-    return [" ".join(unit.split()) for unit in units if unit.strip()]
-
-
-def count_sentences(unit):
-    """The ends of sentences outside of code and quotes. English has the period before the quote's end."""
-    plain = re.sub(r"`[^`]+`|\]\([^)]+\)", "X", unit)
-    plain = re.sub(r"^(#+ )?\d+\. |\*|\.\.\.", "", plain)
-    plain = re.sub(r'"[^"]*?([.?!]?)"|“[^”]*”', r"X\1", plain)
-    return len(re.findall(r"[。？！]|[.?!]\)?(?= |$)|[:：]$", plain))
-
-
-@pytest.mark.parametrize("english, chinese", PAIRS[1:])
-def test_no_sentence_is_lost_in_a_translation(english, chinese):
-    units = units_of(english), units_of(chinese)
-    assert len(units[0]) == len(units[1])
-    for a, b in zip(*units):
-        assert count_sentences(a) == count_sentences(b), f"{a}\n{b}"
-        a_code, b_code = (collections.Counter(re.findall(r"`([^`]+)`", unit)) for unit in (a, b))
-        assert a_code == b_code, f"{a}\n{b}"
+    for a, b in itertools.zip_longest(units_of(english), units_of(chinese), fillvalue=""):
+        assert a and b and sorted(re.findall("`[^`]+`", a)) == sorted(re.findall("`[^`]+`", b)), f"{a}\n{b}"
 
 
 def test_the_tutorials_reader_finds_every_option_of_train():
@@ -164,13 +144,21 @@ def test_the_answers_change_lines_of_the_code():
     assert all(line in code for line in re.findall(r"(?m)^-(.*)$", blocks_of("docs/answers.md", "diff")))
 
 
-@pytest.mark.parametrize("name", PAIRS[1])
+@pytest.mark.parametrize("name", COURSE)
 def test_python_in_the_course_prints_what_stands_after_it(name):
     pairs = re.findall(r"(?ms)^```python\n(.*?)^```\n\n```\n(.*?)^```", text_of(name))
     for code, printed in pairs:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE)
         assert done.stdout == printed, done.stderr
     assert len(pairs) == 3
+
+
+@pytest.mark.parametrize("name", COURSE)
+def test_thirty_lines_of_autograd_get_pytorchs_gradients(name):
+    printed = subprocess.check_output([sys.executable, "docs/autograd.py"], text=True, cwd=HERE)
+    pytorch, ours = printed.replace("PyTorch", "").replace("Value", "").splitlines()
+    assert pytorch == ours
+    assert f"```\n{printed}```" in text_of(name)
 
 
 def test_the_smallest_model_learns_and_writes(capsys):
@@ -181,19 +169,6 @@ def test_the_smallest_model_learns_and_writes(capsys):
     assert losses[0] > 3 and sum(losses[-5:]) / 5 < 1  # ln 31 = 3.4; how frequent each letter is: 2.8
     words = set(" ".join(capsys.readouterr().out.splitlines()[-8:]).split())
     assert words >= {"has", "a", "likes", "the"}
-    assert len(text_of("docs/minimal.py").splitlines()) <= 130
-
-
-def run_script(path, *words):
-    return subprocess.run([sys.executable, path, *words], capture_output=True, text=True, cwd=HERE)
-
-
-@pytest.mark.parametrize("name", PAIRS[1])
-def test_thirty_lines_of_autograd_get_pytorchs_gradients(name):
-    printed = run_script("docs/autograd.py").stdout
-    pytorch, ours = printed.replace("PyTorch", "").replace("Value", "").splitlines()
-    assert pytorch == ours
-    assert f"```\n{printed}```" in text_of(name)
 
 
 def test_looking_back_shows_the_weights_that_attention_uses(monkeypatch, capsys):
@@ -208,10 +183,7 @@ def test_looking_back_shows_the_weights_that_attention_uses(monkeypatch, capsys)
     assert torch.allclose(model.attention.wo(weights @ model.attention.wv(x)), expected, atol=1e-6)
     look_back.main = lambda: (model, vocabulary, [])
     look_back.look_back("She likes")
-    rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 12 and rows[1] == "'\\n' @" + " " * 9  # the text, ten rows, what comes after it
-    with pytest.raises(SystemExit, match="no story has 'Z'"):
-        look_back.look_back("Zoe")
+    assert len(capsys.readouterr().out.splitlines()) == 12  # the text, ten rows, what comes after it
 
 
 def test_the_chinese_pictures_are_those_of_today_in_chinese():

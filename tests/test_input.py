@@ -1,11 +1,10 @@
 """What people bring: encodings, endings, long lines, foreign tokenizers. The right text, or one sentence."""
 
-import bz2
-import gzip
 import io
 import json
 import os
 import random
+import re
 import shutil
 import tarfile
 import zipfile
@@ -17,8 +16,7 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import tinystories
-from configurator import InputError, cpu_count, read_json
-from model import sample_next_token
+from configurator import InputError, read_json
 from prepare_data import CHAT_TEMPLATE
 from reader import read_text
 from tinystories import PretokDataset, encode_documents, text_encoder
@@ -40,39 +38,34 @@ def packed(kind):
     if kind == "zip":
         zipfile.ZipFile(raw, "w").writestr("a.jsonl", ROW)
         return raw.getvalue()
-    with tarfile.open(fileobj=raw, mode="w") as tar:
+    with tarfile.open(fileobj=raw, mode="w:bz2" if kind == "bz2" else "w") as tar:
         info = tarfile.TarInfo("A.JSONL")
         info.size = len(ROW.encode())
         tar.addfile(info, io.BytesIO(ROW.encode()))
-    return bz2.compress(raw.getvalue()) if kind == "bz2" else raw.getvalue()
+    return raw.getvalue()
 
 
 # --- one reader
 
 GB = "seems to be gb18030: convert it, .*--encoding=gb18030"
 READ = {  # file: (bytes, the texts that are read; or what the refusal says)
-    "A.JSONL": (ROW.encode() * 2, [CHINESE] * 2),
-    "A.Json": (f"[{ROW.strip()}]".encode(), [CHINESE]), "lines.json": (ROW.encode() * 2, [CHINESE] * 2),
+    "A.JSONL": (ROW.encode() * 2, [CHINESE] * 2), "lines.json": (ROW.encode() * 2, [CHINESE] * 2),
+    "A.Json": (f"[{ROW.strip()}]".encode(), [CHINESE]), "object.json": (b'{\n "text": "one"\n}', ["one"]),
     "pretty.json": (b'[\n {\n  "text": "one"\n },\n "two"\n]', ["one", "two"]),
-    "object.json": (b'{\n "text": "one"\n}', ["one"]), "no_ending": (CHINESE.encode(), [CHINESE]),
-    "lines.JL": (ROW.encode("utf-8-sig") * 2, [CHINESE] * 2), "list": (f"[{ROW}]".encode(), [CHINESE]),
+    "no_ending": (CHINESE.encode(), [CHINESE]), "list": (f"[{ROW}]".encode(), [CHINESE]),
     "A.TXT": (b"one\r\n<|endoftext|>two<s>", ["one", "two<s>"]), "a.TAR.BZ2": (packed("bz2"), [CHINESE]),
     "joined.jsonl": (ROW.encode("utf-8-sig") * 2, [CHINESE] * 2), "mark.txt": (b"\xef\xbb\xbfA", ["A"]),
-    "mark.json": (f"[{ROW}]".encode("utf-8-sig"), [CHINESE]), "gb.txt": (CHINESE.encode("gb18030"), GB),
     "deep.jsonl": (b"[" * 2000 + b'\n{"text": ' + b"9" * 5000 + b"}\n" + ROW.encode(), [CHINESE]),
+    "gb.txt": (CHINESE.encode("gb18030"), GB), "gb.json": (f"[{ROW}]".encode("gbk"), GB),
     "16.jsonl": ((ROW * 2).encode("utf-16"), "not utf-8, but seems to be utf-16: "),
-    "16le.jsonl": ((ROW * 2).encode("utf-16-le"), "seems to be utf-16-le: "),
     "16zh.jsonl": (ROW.replace("。", CHINESE * 3).encode("utf-16-le") * 3, "seems to be utf-16-le: "),
-    "a.mobi": (b"A book" + b"\0" * 60 + b"BOOKMOBI" + b"\0\xff" * 60, "mobi is not utf-8: convert it"),
-    "a.doc": (b"\xd0\xcf\x11\xe0\xa1" + b"\0" * 99, "not text, but a document of an old Word"),
     "16be.json": (('{"text": "a cat sat"}\n' * 2).encode("utf-16-be"), "seems to be utf-16-be: "),
-    "32.txt": (CHINESE.encode("utf-32"), "seems to be utf-32"), "gb.json": (f"[{ROW}]".encode("gbk"), GB),
     "late.jsonl": (b'{"text": "a plain line"}\n' * 99 + ROW.encode("gb18030"), f"line 100, is .*{GB}"),
-    "gz.jsonl": (gzip.compress(b"x"), "not text, but gzip: unpack"), "none.jsonl": (b"\n \n", "nothing to"),
     "cyrillic.txt": ("Привет, мир. Это не то.".encode("cp1251"), "not utf-8: convert it"),
+    "a.mobi": (b"A book" + b"\0" * 60 + b"BOOKMOBI" + b"\0\xff" * 60, "mobi is not utf-8: convert it"),
     "a.zip": (packed("zip"), "but zip: unpack"), "a.tar": (packed("tar"), "not text, but tar: unpack"),
     "cut.json": (f'[{ROW}, {{"te'.encode(), "cut.json is broken: .* line 2"),
-    "deep.json": (b"[" * 99999, "deep.json is broken: "), "folder.jsonl": (None, "no file .*folder.jsonl"),
+    "deep.json": (b"[" * 99999, "deep.json is broken: "), "none.jsonl": (b"\n \n", "nothing to"),
 }  # fmt: skip
 
 
@@ -80,7 +73,7 @@ READ = {  # file: (bytes, the texts that are read; or what the refusal says)
 def test_every_form_of_a_text_is_read_or_refused_by_its_name(name, tmp_path):
     content, expected = READ[name]
     path = tmp_path / name
-    path.mkdir() if content is None else path.write_bytes(content)
+    path.write_bytes(content)
     out = tmp_path / "out" / "o.jsonl"
     if isinstance(expected, list):
         prepare("pretrain", path, out)
@@ -92,26 +85,24 @@ def test_every_form_of_a_text_is_read_or_refused_by_its_name(name, tmp_path):
 
 
 def test_another_encoding_is_read_if_it_is_named_and_is_the_right_one(tmp_path):
-    for encoding in ("gb18030", "GBK", "utf-16", "utf-16-le", "utf-32", "UTF8"):
+    for encoding in ("gb18030", "GBK", "utf-16", "utf-16-le", "UTF8"):
         (tmp_path / "a.txt").write_bytes(CHINESE.encode(encoding))
         assert read_text(str(tmp_path / "a.txt"), encoding) == CHINESE
-    cases = [(CHINESE * 2, "utf-16"), (CHINESE * 2, "gb18030"), ("A cat. ", "utf-16"), ("A cat.", "utf-16"),
-             ("A cat", "cp500"), (CHINESE, "none")]  # fmt: skip
-    for text, encoding in cases:
+    for text, encoding in ((CHINESE * 2, "utf-16"), (CHINESE * 2, "gb18030"), ("A cat.", "utf-16"),
+                           ("A cat", "cp500"), (CHINESE, "none")):  # fmt: skip
         (tmp_path / "a.txt").write_bytes(text.encode())
         with pytest.raises(InputError, match="leave out --encoding|is not (utf-16|gb18030)|knows no such"):
             read_text(str(tmp_path / "a.txt"), encoding)
 
 
 @needs_shared
-@pytest.mark.parametrize("form", ["utf-8", "utf-8-sig", "gb18030", "one line", "chapters", "long and short"])
+@pytest.mark.parametrize("form", ["utf-8-sig", "gb18030", "one line", "long and short"])
 def test_a_novel_in_any_form_becomes_a_vocabulary_and_shards_and_comes_back(form, tmp_path, capsys):
     novel = read_text(f"{ZH}/novel.txt")[:40_000]
     lines = novel.replace("\n", "")
     forms = {"one line": lines, "long and short": f"a<|endoftext|>{lines}<|endoftext|>b"}
-    forms["chapters"] = "\n".join(lines[i : i + 4000] for i in range(0, len(lines), 4000))
     text = forms.get(form, novel)
-    options = [] if form in forms or form == "utf-8-sig" else [f"--encoding={form}"]
+    options = ["--encoding=gb18030"] if form == "gb18030" else []
     path, folder = tmp_path / "novel.txt", tmp_path / "d"
     path.write_bytes(text.encode("utf-8" if form in forms else form))
     for size in (1024, 2048):  # the text has 2,600 different characters
@@ -126,9 +117,6 @@ def test_a_novel_in_any_form_becomes_a_vocabulary_and_shards_and_comes_back(form
         capsys.readouterr()
         run_here(*command)
         assert "is up to date" in capsys.readouterr().out
-    prepare("pretrain", path, tmp_path / "o.jsonl", *options)
-    args = flags(data_path=tmp_path / "o.jsonl", save_dir=tmp_path / "k", vocab_size=400)
-    run_here("train_tokenizer.py", *args)
 
 
 def test_the_vocabulary_learns_from_long_lines_and_from_all_parts_but_the_first(tmp_path, capsys):
@@ -157,15 +145,11 @@ def test_shards_that_are_too_short_or_nanogpts_or_without_a_conversation(zh, tmp
         np.array([*ids] * 20, "<u2").tofile(tmp_path / f"{name}.bin")
     parts = {split: PretokDataset(split, 16, 65, str(tmp_path)) for split in ("train", "val")}
     assert parts["train"][0][0].min() == 40 and parts["val"][0][0].max() == 15
-    lengths = {"data00": 100, "data01": 5, "data02": 100, "data03": 0, "other": 100}
+    lengths = {"data00": 100, "data01": 5, "data02": 100, "other": 100}
     write_ids(tmp_path / "short", {name: range(length) for name, length in lengths.items()}, 100)
     (tmp_path / "short" / "meta.json").unlink()
     assert len(PretokDataset("train", 16, 100, f"{tmp_path}/short")) == 6
     assert "data01.bin is shorter than a sequence" in "".join(said)
-    for wrong in ({"dtype": "int8"}, {"dtype": "object"}, {"row_len": -1}, {"vocab_size": 0}):
-        write_ids(tmp_path / "wrong", {"data00": range(99), "data01": range(99)}, **wrong)
-        with pytest.raises(InputError, match="meta.json is broken: .*its (dtype|row_len|vocab_size) is"):
-            PretokDataset("train", 16, 100, f"{tmp_path}/wrong")
     chats = [[user("短"), assistant("好" * 40)]] * 300 + [[user("长" * 900), assistant("好")]] * 120
     args = (f"--tokenizer={zh}/tokenizer_k", "--max_seq_len=64", "--workers=1")
     prepare("pretokenize_sft", write_rows(tmp_path / "c.jsonl", chats), tmp_path / "sft", *args)
@@ -211,18 +195,13 @@ WORDS = {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_r
 ADDS_BOS = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
 RANDOM = models.BPE(unk_token="<unk>", dropout=0.5)
 EVERY = {
-    "plain": {}, "nfkc": {"normalizer": normalizers.NFKC()},
+    "plain": {}, "nfkc": {"normalizer": normalizers.NFKC()}, "adds BOS": {"post_processor": ADDS_BOS},
     "a space first": {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
     "lower case": {"normalizer": normalizers.Sequence([normalizers.Lowercase(), normalizers.Strip()])},
-    "adds BOS": {"post_processor": ADDS_BOS},
     "one word": WORDS, "Llama's": META, "merges at random": {"model": (RANDOM, trainers.BpeTrainer, BYTES)},
     "BERT's": {"pre_tokenizer": pre_tokenizers.BertPreTokenizer(), "decoder": decoders.WordPiece(),
                "model": (models.WordPiece(unk_token="<unk>"), trainers.WordPieceTrainer, {})},
 }  # fmt: skip
-
-
-def lossy(name):
-    return name in ("Llama's", "BERT's")  # they have no bytes
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -238,10 +217,10 @@ def test_a_folder_gives_its_librarys_ids_and_no_special_token_of_a_text(name, tm
     own.backend_tokenizer.no_padding()
     if name == "merges at random":
         own.backend_tokenizer.model.dropout = None
-    said = []
+    said, lossy = [], name in ("Llama's", "BERT's")  # they have no bytes
     monkeypatch.setattr(tinystories, "print_once", said.append)
     encode_documents(["the cat", "鑫"], tok, "uint16")
-    assert [line.split(": ")[1] for line in said] == ["not every text comes back from its ids"] * lossy(name)
+    assert [line.split(": ")[1] for line in said] == ["not every text comes back from its ids"] * lossy
     for text in texts:
         ids = tok.encode(text)
         assert ids == own(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -265,8 +244,7 @@ WRITTEN = [  # tokenizer_config.json, special_tokens_map.json, the ids of BOS an
     ({"bos_token": "</s>", "eos_token": "<s>"}, {"bos_token": "<s>"}, (1, 1)),
     ({"bos_token": None}, {"bos_token": "<s>", "eos_token": None}, (1, -1)),
     ({"bos_token": "none of it"}, {}, (-1, -1)),
-    ({"bos_token": "<unk>", "eos_token": "<unk>"}, {}, (0, 0)),
-    ({"bos_token": None, "eos_token": "<unk>"}, {}, (-1, 0)),
+    ({"bos_token": "<unk>"}, {}, (0, -1)),
 ]
 
 
@@ -284,8 +262,6 @@ def test_bos_and_eos_are_found_and_one_of_them_stands_between_two_documents(conf
     a, b = tok.encode("a"), tok.encode("b")
     assert tok.encode("a", bos=True, eos=True) == [i for i in (ids[0], *a, ids[1]) if i >= 0]
     assert got == ([ids[0], *a, ids[0], *b] if ids[0] >= 0 else [*a, ids[1], *b, ids[1]])
-    both = np.frombuffer(encode_documents(["a"], tok, "uint16", eos=True)[0], "<u2").tolist()
-    assert both == tok.encode("a", bos=True, eos=True)
 
 
 def test_tokenizers_that_cannot_be_right_are_refused(tmp_path):
@@ -297,11 +273,6 @@ def test_tokenizers_that_cannot_be_right_are_refused(tmp_path):
     state = Tokenizer(save_tokenizer(tmp_path / "k")).state()
     evil = {"kind": "tokenizers", "files": {**state["files"], "../pwned.py": b"1", "/tmp/pwned.py": b"1"}}
     assert Tokenizer(evil).state() == state
-    for wrong in ({"kind": [], "files": {}}, {"kind": "tokenizers", "files": b"x"},
-                  {"kind": "sentencepiece", "files": {"tokenizer.model": b""}},
-                  {"kind": "tokenizers", "files": {"tokenizer.json": "a text"}}):  # fmt: skip
-        with pytest.raises(InputError):
-            Tokenizer(wrong)
 
 
 @pytest.mark.parametrize("prefix", [True, False])
@@ -313,16 +284,6 @@ def test_a_sentencepiece_model_without_a_dummy_prefix_is_encoded_as_it_is(tmp_pa
     assert tok.decode(ids) == "猫 sat"
 
 
-def test_another_chat_template_is_named(zh, tmp_path, capsys):
-    shutil.copytree(zh / "tokenizer_k", tmp_path / "k")
-    for template in (CHAT_TEMPLATE, "{{ '<think>' }}"):
-        config = read_json(tmp_path / "k" / "tokenizer_config.json") | {"chat_template": template}
-        (tmp_path / "k" / "tokenizer_config.json").write_text(json.dumps(config))
-        args = (f"--tokenizer={tmp_path}/k", "--max_seq_len=64", "--workers=1")
-        prepare("pretokenize_sft", zh / "chats.jsonl", tmp_path / "o", *args)
-        assert ("its chat template differs" in capsys.readouterr().err) == (template != CHAT_TEMPLATE)
-
-
 def test_happy_llms_checkpoint_and_a_strangers_tokenizer_go_all_the_way(zh, tmp_path, capsys):
     stranger, happy = tmp_path / "stranger", tmp_path / "pretrain_64_3_600.pth"
     stranger.mkdir()
@@ -330,14 +291,15 @@ def test_happy_llms_checkpoint_and_a_strangers_tokenizer_go_all_the_way(zh, tmp_
     config = {"bos_token": None, "eos_token": "<|im_end|>", "chat_template": "{{ messages }}"}  # as Qwen's
     (stranger / "tokenizer_config.json").write_text(json.dumps(config))
     torch.save(small_model(n_heads=16, n_kv_heads=8, vocab_size=600, max_seq_len=512).state_dict(), happy)
-    options = flags(tokenizer=stranger, workers=1, max_seq_len=64)
-    prepare("pretokenize_sft", zh / "chats.jsonl", tmp_path / "ids", *options)
+    for folder, out in ((zh / "tokenizer_k", "ours"), (stranger, "ids")):
+        options = flags(tokenizer=folder, workers=1, max_seq_len=64)
+        prepare("pretokenize_sft", zh / "chats.jsonl", tmp_path / out, *options)
     options = flags(vocab_source=tmp_path / "ids", init_from=happy, out_dir=tmp_path / "out", max_iters=2,
                     eval_iters=1, batch_size=2, compile="false", device="cpu", max_seq_len=64)  # fmt: skip
     run_here("train.py", *options)
     said = capsys.readouterr()
-    warning = "stranger: its chat template differs; chats are written in the tutorial's"
-    assert said.err.count(warning) == 1 and "finished: 2 steps" in said.out
+    assert re.findall(r"(\w+): its chat template differs; chats are written", said.err) == ["stranger"]
+    assert "finished: 2 steps" in said.out
     path = tmp_path / "out" / "ckpt.pt"
     for given in ([f"--checkpoint={path}"], [f"--checkpoint={happy}", f"--tokenizer={stranger}"]):
         run_here("sample.py", *given, "--prompt=你好", "--max_new_tokens=4")
@@ -345,18 +307,3 @@ def test_happy_llms_checkpoint_and_a_strangers_tokenizer_go_all_the_way(zh, tmp_
         run_here("extras/export.py", *given, f"--out={tmp_path}/hf")
         exported = json.loads((tmp_path / "hf" / "config.json").read_bytes())
         assert (exported["num_attention_heads"], exported["num_key_value_heads"]) == (16, 8)
-
-
-# --- numbers
-
-@pytest.mark.parametrize("temperature", [1e-300, 1e-42, 1e-8, 1e30])
-def test_a_temperature_close_to_zero_takes_the_likeliest_token(temperature):
-    logits = torch.randn(1, 300)
-    drawn = {sample_next_token(logits, temperature).item() for _ in range(50)}
-    assert drawn == {logits.argmax().item()} if temperature < 1 else len(drawn) > 20
-
-
-def test_processes_are_such_as_the_machine_can_have(monkeypatch):
-    for cores, processes in ((3, 3), (64, 16)):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, n=cores: set(range(n)), raising=False)
-        assert cpu_count() == processes

@@ -19,7 +19,7 @@ from tests.fixtures import SMALL, flags, run_here
 
 pytest_plugins = ["tests.fixtures"]
 VALUES = (None, True, -1, 0, 10**30, 1e308, float("nan"), "", "x", "../x", "\ud800", [], [[]], {}, {"a": 1})
-COUNT = 4  # damaged copies of a file, and at most twice as many in which something is of another type
+COUNT = 4  # damaged copies of a file, and twice as many in which something is of another type
 TENSORS = (*VALUES, b"x", torch.zeros(2, 3), torch.zeros(0))
 TEXTS = [{"text": f"春江潮水连海平。{i} The cat <s> sat." * 40} for i in range(60)]
 CHATS = [{"conversations": [{"from": "human", "value": f"{i}+1=?"}, {"from": "assistant", "value": f"{i}"}]}
@@ -57,18 +57,13 @@ READERS = {  # a file: the commands that read it
 }  # fmt: skip
 
 
-def places(value, path=()):
-    """The path to every place in nested dicts and lists; of a list, the first three."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value[:3]):
-        yield (*path, key)
-        if isinstance(inner, dict | list):
-            yield from places(inner, (*path, key))
-
-
-def replaced(value, path, new):
-    """A copy with something else at a place."""
+def replace_somewhere(rng, value, new):
+    """A copy of nested dicts and lists with something else at a random place, more often at a high one."""
+    key = rng.choice([*value] if isinstance(value, dict) else range(len(value)))
+    inner = value[key]
+    deeper = isinstance(inner, dict | list) and inner and rng.random() < 0.7
     copy = value.copy()
-    copy[path[0]] = replaced(value[path[0]], path[1:], new) if path[1:] else new
+    copy[key] = replace_somewhere(rng, inner, new) if deeper else new
     return copy
 
 
@@ -85,21 +80,23 @@ def to_lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def open_value(path, content):
-    """What a good file holds, and the function that makes bytes of such a value."""
-    if path.endswith(".pt"):
-        return torch.load(io.BytesIO(content), weights_only=True), to_checkpoint
-    if path.endswith(".jsonl"):
-        return [json.loads(line) for line in content.splitlines()], to_lines
-    if path.lower().endswith(".json"):
-        return json.loads(content), lambda value: json.dumps(value).encode()
-    return [], None
-
-
 def to_checkpoint(value):
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+def of_other_types(rng, path, content):
+    """Copies of a file in which a value is another one."""
+    kinds = {  # of a file: how it is read and written
+        ".pt": (lambda: torch.load(io.BytesIO(content), weights_only=True), to_checkpoint),
+        ".jsonl": (lambda: [json.loads(line) for line in content.splitlines()], to_lines),
+        ".json": (lambda: json.loads(content), lambda value: json.dumps(value).encode()),
+    }
+    read, write = kinds.get(Path(path).suffix.lower(), (dict, None))
+    value = read()
+    others = TENSORS if path.endswith("pt") else VALUES
+    return [write(replace_somewhere(rng, value, rng.choice(others))) for _ in range(2 * COUNT) if value]
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +137,7 @@ def test_a_damaged_file_ends_in_a_sentence_or_in_a_result(path, good, tmp_path, 
     monkeypatch.setattr("model.Transformer.generate_stream", lambda *_: iter(()))
     content = Path(path).read_bytes()
     cases = [damaged(rng, content) for _ in range(COUNT)] + ["folder", "link"]
-    value, write = open_value(path, content)
-    everywhere = list(places(value))
-    shallow = [place for place in everywhere if len(place) < 3 and place[0] not in ("model", "optimizer")]
-    for group in (shallow, everywhere):
-        for place in rng.sample(group, min(len(group), COUNT)):
-            other = rng.choice(TENSORS if path.endswith("pt") else VALUES)
-            cases.append(write(replaced(value, place, other)))
+    cases += of_other_types(rng, path, content)
     for case in cases:
         shutil.rmtree("out")
         shutil.copytree(good / "out", "out", ignore=None if path[:3] == "out" else lambda _, names: names)
