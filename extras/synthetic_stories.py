@@ -10,8 +10,8 @@ data. The same (seed, shards, megabytes) gives the same files on every machine.
 
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
-together from syllables, letters or pieces of words, and seldom comes twice; so are the names of half of the
-heroes. Such names cannot be learned by heart: to write "the Brindlewump" again, a model must learn to look
+together from syllables, letters or pieces of words, and seldom comes twice; so are the names of two heroes
+in five. Such names cannot be learned by heart: to write "the Brindlewump" again, a model must learn to look
 back and copy. That is what lets it continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a
 word that no story has, and about Priya instead of Lily.
 
@@ -219,14 +219,14 @@ LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
 
 def hero_name(sex: str, language: Language, s: dict, rng: random.Random) -> str:
     """A name that many stories have, or one that seldom comes twice, as a visitor's. And its marks."""
-    if rng.random() < 0.5:
-        return choose(language.heroes[sex], s, rng) + mark(0.5, s)
+    if rng.random() < 0.6:
+        return choose(language.heroes[sex], s, rng) + mark(0.6, s)
     while True:
         marked = from_slot(f"{sex}_name", language.words, s, rng)
         name = MARK.sub("", marked)
         others = MARK.sub("", s["kind"] + s["cname"])
         if language.is_hero(name) and name not in others:
-            return marked + mark(0.5, s)
+            return marked + mark(0.4, s)
 
 
 def cast(rng: random.Random, language: Language = ENGLISH) -> dict:

@@ -36,7 +36,7 @@ TEMPLATES = (
     "{he} and {his} {kin}, {looks}",
 )
 TABLES = {"together": "m: n/丙: [丁|戊]/己: 庚 ¶ x/辛/壬/癸", "story": "{m}{n}{x}¶{hero}{he}，{kind}[a|b]"}
-HEROES = {"girl": ["莉莉"], "boy": ["小明", "小刚"]}
+HEROES = {"girl": ["莉莉"], "boy": ["小明"]}
 LIMITS = [(ENGLISH._replace(plots={"": {"story": template}}), 5_000) for template in TEMPLATES]
 LIMITS.append((CHINESE._replace(plots={"": TABLES}, heroes=HEROES, kins=("妈妈",)), 20_000))
 
@@ -48,6 +48,8 @@ def test_a_text_is_as_frequent_as_its_bits_say_and_all_probabilities_add_up_to_o
     monkeypatch.setitem(WORDS, "looks", ["{boy}", "[x|y] {weekday}"])
     monkeypatch.setitem(CHINESE.words, "any", ["甲", "乙"])
     monkeypatch.setitem(CHINESE.words, "name", ["{any}{any2}", "{any}{any}"])
+    monkeypatch.setitem(CHINESE.words, "girl_name", ["{any}丽"])
+    monkeypatch.setitem(CHINESE.words, "boy_name", ["{any}强"])
     rng = random.Random(0)
     bits, counts = {}, Counter()
     for _ in range(number):
@@ -131,7 +133,10 @@ def cut_off(rng, text, s, language):
 
 
 def another_hero(rng, text, s, language):
-    return replace(rng, text, s["hero"], CHECKS[language].SEXES, language)
+    """One that many stories have, or one that is put together."""
+    sex = "girl" if s["he"] in ("she", "她") else "boy"
+    new = MARK.sub("", synthetic_stories.hero_name(sex, LANGUAGES[language], s | {"bits": []}, rng))
+    return replace(rng, text, s["hero"], [new] if new != s["hero"] else CHECKS[language].SEXES, language)
 
 
 def another_name_for(slot):

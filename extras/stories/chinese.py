@@ -73,7 +73,7 @@ WORDS = {
         {sound}{sound2}{animal}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{a}{b}{b}/{a}{b}{a}{b}/
         {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
         {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}""",
-    # Half of the heroes have a name that is put together: visitors bring their own.
+    # Two heroes in five have a name that is put together: visitors bring their own.
     "girl_name": "{hero_name}",
     "boy_name": "{hero_name}",
     "hero_name": """{given}{given}/{given}{given}/{given}{given}/小{given}/小{given}/小{given}/阿{given}/

@@ -69,7 +69,8 @@ HEROES = {
         Jake Nick Paul Alex David Felix Hugo James Oliver Simon""".split(),
 }
 WORDS = {
-    # Half of the heroes have a name that is put together, as Priya or Oskar: visitors bring their own.
+    # Two heroes in five have a name that is put together, as Priya or Oskar: visitors bring their own. A
+    # girl's ends in a vowel.
     "girl_name": """{first}{girl_end}/{first}{girl_end}/{first}{inner}{girl_end}/{first}{inner}{girl_end}/
         {first}{inner}{inner2}{girl_end}""",
     "boy_name": """{first}{boy_end}/{first}{boy_end}/{first}{inner}{boy_end}/{first}{inner}{boy_end}/
@@ -81,10 +82,10 @@ WORDS = {
     "inner": """ba be bi bri co da di do dri fa fi ga ge gi go ha hi ja ka ki ko la le li lo lu ma me mi
         mo na ne ni no nu pa pe ra re ri ro ru sa se shi si so sta ta te ti to tri va ve vi wa ya ye za
         zi""",
-    "girl_end": """a a a ah ana anna beth by cy da elle ena et ette ey ia ie ina isha ka ki la lia lyn
-        ma mi my na nda ne nia ra ry sa sha ssa sy ta th tta va y ya""",
-    "boy_end": """an ard as ben bert ck d den do dro el en er ez ian ik il im in io iro is jo k ko l ley
-        m man mir n n n nds o o on or ry s s sh son ston t te ton us vin y""",
+    "girl_end": """a a a a ana anna cy da die elle ena ette ey ia ie ie ina isha ka ki la lia ly ma mi
+        my na nda ne nia ra ri ry sa sha ssa sy ta tha va y ya""",
+    "boy_end": """ad an ard as ben bert ck d den do dro el en er ez ian ik il im in io iro is k ko l m
+        man mir n n n nds o o on or rt s s son ston t t ton us vin x""",
     "colour": "red blue green yellow orange purple pink white brown golden silver turquoise striped",
     "size": "big small tiny huge tall round little enormous chubby skinny strange shy sleepy wrinkly",
     "trait": "happy kind brave curious clever cheerful friendly polite gentle quiet funny careful",
