@@ -44,28 +44,27 @@ def saved_bytes(args, dtype, compiled, device_type):
     return sum(block.nbytes() for address, block in blocks.items() if address not in parameters)
 
 
-def expected_bytes(args, dtype, compiled, device_type):
-    """The same by the formula. Of the logits, the softmax in float32, or compiled the logits in `dtype`."""
-    parts = memory(args, ROWS, dtype, device_type=device_type)
-    size = torch.finfo(getattr(torch, dtype)).bits // 8 if compiled else 4
-    copies = parts[f"copies of the weights in {dtype}"][compiled]
-    return parts["activations"][compiled] + copies + size * args.vocab_size * ROWS * args.max_seq_len
-
-
 @pytest.mark.parametrize("shape, dtype, compiled, device_type", [
     (WIDE, "float32", False, "cpu"), (WIDE | {"vocab_size": 3000}, "bfloat16", False, "cpu"),
     (WIDE, "float32", True, "cpu"), (WIDE, "bfloat16", True, "cpu"), (ODD_HEADS, "bfloat16", False, "cuda"),
 ])  # fmt: skip
 def test_training_keeps_the_memory_that_the_formula_says(shape, dtype, compiled, device_type):
     args = ModelArgs(**shape)
-    got = saved_bytes(args, dtype, compiled, device_type)
-    assert expected_bytes(args, dtype, compiled, device_type) == pytest.approx(got, rel=0.02)
+    parts = memory(args, ROWS, dtype, device_type=device_type)
+    size = torch.finfo(getattr(torch, dtype)).bits // 8 if compiled else 4
+    logits = size * args.vocab_size * ROWS * args.max_seq_len  # compiled; else their softmax, in float32
+    want = parts["activations"][compiled] + parts[f"copies of the weights in {dtype}"][compiled] + logits
+    assert want == pytest.approx(saved_bytes(args, dtype, compiled, device_type), rel=0.02)
+
+
+def set_options(monkeypatch, options):
+    for name, value in (WIDE | options).items():
+        monkeypatch.setattr(bench, name, value)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_the_optimizer_takes_the_memory_that_the_formula_says(name, monkeypatch):
-    for option, value in (WIDE | {"device": "cpu", "compile": "false", "batch_size": 2}).items():
-        monkeypatch.setattr(bench, option, value)
+    set_options(monkeypatch, {"device": "cpu", "compile": "false", "batch_size": 2})
     states = {}
     hook = register_optimizer_step_post_hook(lambda optimizer, *_: states.update(optimizer.state))
     bench.training_ways()[f"train.py, {name}, eager"]()()
@@ -84,9 +83,6 @@ def test_memory_prints_a_table_whose_total_is_the_sum(capsys):
     *parts, total = [(float(eager), float(compiled)) for _, eager, compiled in columns]
     assert total == pytest.approx([sum(column) for column in zip(*parts)], abs=0.05)
     assert total[1] < total[0] and len(parts) == 6
-    hours = re.search(r"(?m)RTX 4090 +64 +8 +[\d.]+ +[\d.]+ +([\d.]+)$", printed)[1]
-    flops = 6 * 80_235_264 + 12 * 12 * 768 * 512  # per token
-    assert float(hours) == pytest.approx(20 * 80_235_264 * flops / 165e12 / 0.3 / 3600, 0.01)
 
 
 def test_the_tutorials_reader_has_the_table_of_cards(capsys):
@@ -116,12 +112,9 @@ def test_bench_measures_every_way_at_a_toy_size(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "bench.json").read_bytes())["rows"]
     names = ["the tutorial's way", "train.py, adamw, eager", "train.py, muon, eager"]
     names += ["transformers, adamw, eager", "the tutorial's way, 1"]
-    for count in (1, 2):
-        names += [f"sample.py, float32, {count}", f"sample.py, bfloat16, {count}"]
-        names += [f"transformers, {find_dtype('bfloat16', 'cpu')}, {count}"]
-    assert [row["what"] for row in rows] == names
+    ways = ("sample.py, float32", "sample.py, bfloat16", f"transformers, {find_dtype('bfloat16', 'cpu')}")
+    assert [row["what"] for row in rows] == names + [f"{way}, {count}" for count in (1, 2) for way in ways]
     assert all(row["tokens/s"] > 0 for row in rows)
-    for option, value in (WIDE | usual).items():
-        monkeypatch.setattr(bench, option, value)
+    set_options(monkeypatch, usual)
     theirs = bench.llama()  # the same shape
     assert sum(p.numel() for p in theirs.parameters()) == bench.our_model().num_params()

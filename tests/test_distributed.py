@@ -32,11 +32,12 @@ def twenty(data, tmp_path_factory):
     return out
 
 
-def torchrun(processes, *args):
+def torchrun(processes, *args, options=("--standalone",), before=(), env=ALONE):
     """Start train.py as several processes of this machine; returns torchrun's process."""
-    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "train.py"]
+    command = [*before, sys.executable, "-m", "torch.distributed.run", *options]
+    command += [f"--nproc_per_node={processes}", "train.py", *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, *command, *args], cwd=HERE, env=os.environ | ALONE, **pipes)
+    return subprocess.Popen(command, cwd=HERE, env=os.environ | env, **pipes)
 
 
 def finish(process):
@@ -77,8 +78,6 @@ def test_a_rank_that_dies_ends_all_and_two_processes_resume_what_four_began(data
 
     finish(torchrun(2, "--init_from=resume", f"--out_dir={tmp_path}", "--device=cpu"))
     assert_same_run(tmp_path, twenty, 1e-5)
-    got, want = (torch.load(f"{out}/last.pt", weights_only=True)["model"] for out in (tmp_path, twenty))
-    assert all(torch.allclose(got[name], weight, atol=1e-5) for name, weight in want.items())
 
 
 def test_ctrl_c_under_torchrun_saves_between_two_logged_steps(data, tmp_path):
@@ -109,4 +108,3 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch, name):
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert devices.init_distributed(name) == (5, 8, "cuda:1") and taken == ["cuda:1", "nccl"]
-

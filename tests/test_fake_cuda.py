@@ -2,15 +2,15 @@
 
 import collections
 import os
+import re
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.fixtures import HERE, SMALL, chat_rows, flags, random_checkpoint
+from tests.fixtures import SMALL, chat_rows, flags, random_checkpoint, run
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
@@ -20,16 +20,9 @@ pytestmark = pytest.mark.skipif(not can_fake, reason="needs Linux, g++ and a CPU
 
 def find_waits(*command, capability="9.0"):
     """{(step, functions, what): how often} for a script on the fake device."""
-    fake = [sys.executable, os.path.join(HERE, "tests", "fake_cuda.py"), *map(str, command)]
-    env = os.environ | {"CAPABILITY": capability}
-    done = subprocess.run(fake, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    waits = collections.Counter()
-    for line in done.stdout.splitlines():
-        if line.startswith("WAIT "):
-            _, step, functions, times, what = line.split(" ", 4)
-            waits[step, functions, what] = int(times)
-    return waits
+    printed, _ = run("tests/fake_cuda.py", *command, env=os.environ | {"CAPABILITY": capability})
+    found = re.findall(r"(?m)^WAIT (\S+) (\S*) (\d+) (.*)$", printed)
+    return {(step, functions, what): int(times) for step, functions, times, what in found}
 
 
 def check_training(*options, capability="9.0"):
@@ -60,8 +53,8 @@ def test_fine_tuning_on_documents_waits_in_logged_steps_only(tmp_path):
     """With Muon, on a T4, where bfloat16 becomes float16."""
     chat_rows(tmp_path, np.full((60, 17), 2, "u1"), 512)
     base = random_checkpoint(tmp_path / "base.pt", vocab_size=512)
-    run = {"init_from": base, "vocab_source": tmp_path, "out_dir": tmp_path / "out", "optimizer": "muon"}
-    check_training(*flags(**run, dtype="bfloat16"), capability="7.5")
+    options = flags(init_from=base, vocab_source=tmp_path, out_dir=tmp_path / "out", optimizer="muon")
+    check_training(*options, "--dtype=bfloat16", capability="7.5")
 
 
 def test_sampling_waits_once_a_token(data, tmp_path):

@@ -81,7 +81,6 @@ def test_synthesize_writes_the_limit_and_log_and_picture_show_it(data, trained):
 
 CHECKS = {"en": story_check, "zh": chinese_check}
 LETTERS = {"en": "bdgklmnprt", "zh": "锅驴竹瓷"}
-PROPERTIES = [(language, name) for language in CHECKS for name in CHECKS[language].check_story("")]
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +96,13 @@ def stories():
     return found
 
 
-@pytest.fixture(scope="module")
-def verdicts(stories):
-    return {name: [CHECKS[name].check_story(text) for text, _ in found] for name, found in stories.items()}
-
-
-@pytest.mark.parametrize("language, name", PROPERTIES)
-def test_the_grammars_own_stories_have_the_property(language, name, verdicts):
-    applies = [verdict[name] for verdict in verdicts[language] if verdict[name] is not None]
-    assert len(applies) > (30 if (language, name) == ("zh", "own name kept") else 200)
-    assert sum(applies) / len(applies) >= 0.995
+@pytest.mark.parametrize("language", CHECKS)
+def test_the_grammars_own_stories_have_each_property(language, stories):
+    verdicts = [CHECKS[language].check_story(text) for text, _ in stories[language]]
+    for name in verdicts[0]:
+        applies = [verdict[name] for verdict in verdicts if verdict[name] is not None]
+        assert len(applies) > (30 if (language, name) == ("zh", "own name kept") else 200), name
+        assert sum(applies) / len(applies) >= 0.995, name
 
 
 # Each of these plants a fault: plant(rng, text, s, language) -> text, or None where it cannot.
@@ -194,7 +190,10 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("language, name", [pair for pair in PROPERTIES if pair[1] in FAULTS])
+PLANTED = [("en", name) for name in FAULTS if "colour" not in name] + [("zh", name) for name in FAULTS]
+
+
+@pytest.mark.parametrize("language, name", PLANTED)
 def test_a_planted_fault_is_found(language, name, stories):
     rng = random.Random(name)
     planted = [FAULTS[name](rng, text, s, language) for text, s in stories[language]]
