@@ -112,6 +112,20 @@ def equations_in(text):
         yield value_of(a), op, value_of(b), value_of(c)
 
 
+def questions_in(text):
+    """Each (a, op, b) that a text asks for, in whatever words."""
+    number, ends = "([零一二三四五六七八九十两]+)", "(?:等于[几多]|是多少|得几|。)"
+    has, more, less = f"有{number}[^，。]*，", "又(?:买了|飞来)", "(?:用掉了|飞走了)"
+    ways = {
+        "+": f"{number}加上?{number}{ends}|{number}与{number}的和|{has}{more}{number}",
+        "-": f"{number}减去?{number}{ends}|{number}与{number}的差|{has}{less}{number}",
+    }
+    for op, pattern in ways.items():
+        for found in re.findall(pattern, text):
+            a, b = (value_of(numeral.replace("两", "二")) for numeral in found if numeral)
+            yield a, op, b
+
+
 def test_the_synthetic_sums_are_right_and_hold_out_the_exam(sum_data):
     texts = [row["text"] for row in read_rows(f"{sum_data}/synthetic_sums.jsonl")]
     chats = [row["conversations"] for row in read_rows(f"{sum_data}/synthetic_sums_chats.json")]
@@ -120,11 +134,10 @@ def test_the_synthetic_sums_are_right_and_hold_out_the_exam(sum_data):
     stated = [equation for text in (*texts, *answers) for equation in equations_in(text)]
     for a, op, b, c in stated:
         assert c == (a + b if op == "加" else a - b) and 0 <= min(a, b, c) and max(a, b, c) <= 99
-    facts = {tuple(sorted((a, b) if op == "加" else (b, c))) for a, op, b, c in stated}
-    asked = {tuple(sorted((a, b) if op == "+" else (b, a - b))) for a, op, b in sums.EXAM}
-    assert len(facts) > 500 and not facts & asked
-    assert len(sums.EXAM) == 1010 == len(set(sums.EXAM)) and len(sums.LEARNED) == 9090
     questions = [turn["value"] for chat in chats for turn in chat[::2]]
+    asked = [question for text in (*texts, *questions) for question in questions_in(text)]
+    assert len(asked) > 400 * 10 and not set(asked) & set(sums.EXAM)
+    assert len(sums.EXAM) == 1010 == len(set(sums.EXAM)) and len(sums.LEARNED) == 9090
     for typed in ("".join(texts[::2]), "".join(texts[1::2]), "".join(questions)):
         assert 0.2 < typed.count("等于几?") / typed.count("等于几？") < 1  # both question marks
     assert "?" not in "".join(answers)
@@ -138,8 +151,9 @@ def test_a_conversation_goes_on_from_the_last_result(sum_data):
             asked = re.match(f"再([加减])[上去]?({NUMERAL})", question)
             if asked:
                 second_questions += 1
-                number = value_of(asked[2]) if asked[1] == "加" else -value_of(asked[2])
-                assert last_number(reply) == last_number(before) + number
+                last, number = last_number(before), value_of(asked[2])
+                assert last_number(reply) == last + (number if asked[1] == "加" else -number)
+                assert (last, "+" if asked[1] == "加" else "-", number) not in sums.EXAM
     assert second_questions > 200
 
 
