@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def test_a_llama_of_transformers_is_the_same_model_here_and_goes_out_unchanged(t
 
 @pytest.mark.parametrize("key, value", [
     ("model_type", "qwen3"), ("architectures", ["LlamaForSequenceClassification"]), ("attention_bias", True),
-    ("mlp_bias", True), ("head_dim", 16), ("hidden_act", "gelu"), ("quantization_config", {"bits": 4}),
+    ("head_dim", 16), ("hidden_act", "gelu"), ("quantization_config", {"bits": 4}),
     ("rope_scaling", {"rope_type": "linear", "factor": 2.0}),
 ])  # fmt: skip
 def test_what_model_py_cannot_represent_is_refused_by_name(tmp_path, key, value):
@@ -75,10 +74,9 @@ def test_what_model_py_cannot_represent_is_refused_by_name(tmp_path, key, value)
         export.load_weights(str(tmp_path))
 
 
-def auto_tokenizer(tok, folder, **more_files):
+def auto_tokenizer(tok, folder):
     """The tokenizer that transformers opens in an export."""
-    state = {"kind": tok.kind, "files": tok.files | more_files}
-    checkpoint = random_checkpoint(folder / "ckpt.pt", state, vocab_size=tok.n_words)
+    checkpoint = random_checkpoint(folder / "ckpt.pt", tok.state(), vocab_size=tok.n_words)
     return transformers.AutoTokenizer.from_pretrained(exported(checkpoint, "hf", folder / "hf"))
 
 
@@ -92,7 +90,6 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, name):
     ends = transformers.GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id
     assert ends == [tok.eos_id, tok.bos_id]  # where the next story begins, this one has ended, too
     texts = [row["story"] for row in write_shard(1, 0, 100_000)] + odd_texts()
-    texts += ["aaaaaaaaaa ....... !!!!!", " \n ", "\ta\n\n b ", "hahahahaha", "</s> <unk>"]
     for text in texts:
         ids = tok.encode(text)
         assert theirs(text, add_special_tokens=False)["input_ids"] == ids, text
@@ -101,9 +98,7 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, name):
 
 
 def test_texts_and_chats_have_the_same_ids_in_transformers(zh, tok, tmp_path):
-    evil = {"../evil.py": b"1", f"{tmp_path}/evil.py": b"2", "evil.py": b"3"}
-    theirs = auto_tokenizer(tok, tmp_path, **evil)
-    assert not list(tmp_path.rglob("evil.py"))
+    theirs = auto_tokenizer(tok, tmp_path)
     for text in (zh / "chunks.jsonl").read_text(encoding="utf-8").splitlines():
         assert theirs(text)["input_ids"] == tok.encode(text)
     for chat in fixtures.read_rows(zh / "chats.jsonl"):
@@ -115,12 +110,10 @@ def test_texts_and_chats_have_the_same_ids_in_transformers(zh, tok, tmp_path):
 @needs_shared
 def test_llama2c_is_byte_for_byte_the_original_which_comes_back_and_writes_its_text(tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    exported(STORIES260K, "llama2c", tmp_path / "out" / "model.bin", USE_TOK512)
-    for name, original in (("model.bin", "stories260K.bin"), ("tokenizer.bin", "tok512.bin")):
-        assert (tmp_path / "out" / name).read_bytes() == Path(LLAMA2C, original).read_bytes()
     exported(STORIES260K, "llama2c", tmp_path / "out" / "story.bin", USE_TOK512)
-    names = ["model.bin", "story.bin", "story.tokenizer.bin", "tokenizer.bin"]
-    assert sorted(os.listdir(tmp_path / "out")) == names  # nothing is left over
+    for name, original in (("story.bin", "stories260K.bin"), ("story.tokenizer.bin", "tok512.bin")):
+        assert (tmp_path / "out" / name).read_bytes() == Path(LLAMA2C, original).read_bytes()
+    assert len(os.listdir(tmp_path / "out")) == 2  # nothing is left over
     (tmp_path / "out" / "tokenizer.bin").write_bytes(b"Llama's")
     with pytest.raises(InputError, match="tokenizer.bin is there already"):
         exported(STORIES260K, "llama2c", tmp_path / "out" / "model.bin", USE_TOK512)
@@ -131,16 +124,11 @@ def test_llama2c_is_byte_for_byte_the_original_which_comes_back_and_writes_its_t
     assert capsys.readouterr().out.rstrip("\n") == fixtures.golden()
 
 
-def read_gguf(path):
-    """(a reader, {name: value} of its fields)"""
-    reader = gguf.GGUFReader(path)
-    return reader, {name: field.contents() for name, field in reader.fields.items()}
-
-
 @needs_shared
 @pytest.mark.parametrize("kind", ["gguf", "gguf_q8_0"])
 def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, kind):
-    reader, meta = read_gguf(exported(STORIES260K, kind, tmp_path / "model.gguf", USE_TOK512))
+    reader = gguf.GGUFReader(exported(STORIES260K, kind, tmp_path / "model.gguf", USE_TOK512))
+    meta = {name: field.contents() for name, field in reader.fields.items()}
     args, weights, tok, _ = export.load_weights(STORIES260K, TOK512)
     found = {t.name: t for t in reader.tensors}
     for ours, _, theirs in export.weight_names(args):
@@ -159,10 +147,8 @@ def test_gguf_holds_every_tensor_and_the_tokenizer(tmp_path, kind):
     assert (meta["llama.attention.head_count_kv"], meta["llama.feed_forward_length"]) == (4, 172)
 
 
-
 FORMATS = ("hf", "llama2c", "llama2c_q80", "gguf", "gguf_q8_0", "page")
 LLAMA_CPP, RUN_C = "gguf gguf_q8_0", "llama2c llama2c_q80"
-SPACE = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True, "trim_offsets": True}
 
 
 def refused_formats(checkpoint, folder):
@@ -177,12 +163,6 @@ def refused_formats(checkpoint, folder):
     return refused
 
 
-@pytest.mark.parametrize("shape", [{"rope_theta": 5e5}, {"norm_eps": 1e-6}])
-def test_llama2c_is_refused_what_its_c_program_has_built_in(tmp_path, shape):
-    refused = refused_formats(random_checkpoint(tmp_path / "c.pt", **shape), tmp_path)
-    assert all("rope_theta=10000 and norm_eps=1e-5 built in" in refused[kind] for kind in RUN_C.split())
-
-
 @pytest.mark.parametrize("options, refused", [
     ({}, ""),
     ({"model_type": "unigram"}, f"hf {LLAMA_CPP} {RUN_C} page"),
@@ -193,25 +173,20 @@ def test_llama2c_is_refused_what_its_c_program_has_built_in(tmp_path, shape):
     ({"add_dummy_prefix": False}, RUN_C),
     ({"bos_id": -1}, RUN_C),
     ({"eos_id": -1}, f"{LLAMA_CPP} {RUN_C}"),
-    ({"pad_id": 1, "bos_id": 2, "eos_id": 3}, RUN_C),
+    ({"rope_theta": 5e5}, RUN_C), ({"norm_eps": 1e-6}, RUN_C),  # of the model: its C program has others
 ])  # fmt: skip
-def test_a_tokenizer_goes_only_where_it_gives_the_same_ids(tmp_path, options, refused):
-    tok = fixtures.train_sentencepiece(tmp_path, **options)
-    checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words)
+def test_a_model_goes_only_where_it_gives_the_same_ids_and_logits(tmp_path, options, refused):
+    shape = {key: value for key, value in options.items() if key in ("rope_theta", "norm_eps")}
+    tok = fixtures.train_sentencepiece(tmp_path, **{} if shape else options)
+    checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words, **shape)
     assert set(refused_formats(checkpoint, tmp_path)) == set(refused.split())
 
 
-
 @pytest.mark.parametrize("part, change, reason", [
-    ("pre_tokenizer", SPACE, "a space before each text"),
-    ("pre_tokenizer", SPACE | {"add_prefix_space": False, "use_regex": False}, "words without a pattern"),
     ("pre_tokenizer", {"type": "Digits", "individual_digits": True}, "the pre-tokenizer Digits"),
-    ("pre_tokenizer", None, "the pre-tokenizer None"), ("normalizer", {"type": "NFC"}, "the normalizer NFC"),
-    ("model", {"ignore_merges": True}, "ignore_merges"), ("model", {"dropout": 0.5}, "dropout"),
+    ("normalizer", {"type": "NFC"}, "the normalizer NFC"),
 ])  # fmt: skip
 def test_a_byte_level_tokenizer_that_is_not_ours_is_refused_by_name(tok, tmp_path, part, change, reason):
-    if part == "model":
-        change = json.loads(tok.files["tokenizer.json"])["model"] | change
     state = changed(tok, **{part: change}).state()
     refused = refused_formats(random_checkpoint(tmp_path / "c.pt", state, vocab_size=600), tmp_path)
     assert set(refused) == set(FORMATS) - {"hf"}
@@ -234,15 +209,14 @@ def test_ids_without_a_piece_are_never_sampled(tmp_path):
     assert '"vocab_size": 512' in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("says_tied", [True, False])
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_the_tensors_say_whether_the_head_is_tied(tmp_path, monkeypatch, says_tied, is_tied):
+def test_the_tensors_say_whether_the_head_is_tied_whatever_config_json_says(tmp_path, is_tied):
     folder = Path(exported(random_checkpoint(tmp_path / "c.pt", tie_embeddings=False), "hf", tmp_path / "hf"))
     state = safetensors.load_file(folder / "model.safetensors")
     if is_tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
     safetensors.save_file(state, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_bytes()) | {"tie_word_embeddings": says_tied}
+    config = json.loads((folder / "config.json").read_bytes()) | {"tie_word_embeddings": not is_tied}
     (folder / "config.json").write_text(json.dumps(config))
     saved = load_checkpoint(exported(folder, "ckpt", tmp_path / "again.pt"))
     model = Transformer.from_checkpoint(saved)
@@ -253,9 +227,6 @@ def test_the_tensors_say_whether_the_head_is_tied(tmp_path, monkeypatch, says_ti
     del state["model.norm.weight"]
     safetensors.save_file(state, folder / "model.safetensors", {"format": "pt"})  # transformers only warns
     with pytest.raises(InputError, match="missing model.norm.weight"):
-        export.load_weights(str(folder))
-    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
-    with pytest.raises(InputError, match="pip install transformers"):
         export.load_weights(str(folder))
 
 
@@ -274,33 +245,22 @@ def test_the_ends_of_a_text_are_kept(tmp_path, saved, stop_ids):
     assert f'"stop_ids": {stop_ids}' in page.read_text(encoding="utf-8")
 
 
-def compiled(saved):
-    model = {f"_orig_mod.{name}": w for name, w in saved["model"].items()}
-    return saved | {"model": model, "optimizer": {"state": {}}, "best_val_loss": torch.ones(())}
-
-
-def arg(**changes):
-    return lambda saved: saved | {"model_args": saved["model_args"] | changes}
+def changed_weights(change):
+    """A change of the weights, as a change of a checkpoint."""
+    return lambda saved: saved | {"model": dict(change(name, w) for name, w in saved["model"].items())}
 
 
 OTHERS = {  # a file: (what others have made of a good one, why it is refused or "")
-    "compiled.pt": (compiled, ""), "nowhere.pt": (None, "there is no checkpoint"),
-    "other.pt": (lambda saved: {"weights": 1}, "no model of this kind"),
-    "ddp.pt": (lambda saved: saved | {"model": {f"module.{k}": w for k, w in saved["model"].items()}}, ""),
+    "ddp.pt": (changed_weights(lambda name, w: (f"module.{name}", w)), ""),
     "wrapped.pt": (lambda saved: {"state_dict": saved.pop("model"), **saved}, ""),
-    "int8.pt": (lambda saved: saved | {"model": {k: w.char() for k, w in saved["model"].items()}},
-                "its weights are integers"),
-    "heads.pt": (arg(n_heads=None), "n_heads=None must be a whole number from 1 to 16777216"),
-    "deep.pt": (arg(n_layers=10**6), "n_layers=1000000 must be a whole number from 1 to 1024"),
-    "no files.pt": (lambda saved: saved | {"tokenizer": {"kind": "tokenizers"}}, "none that can be read"),
+    "int8.pt": (changed_weights(lambda name, w: (name, w.char())), "its weights are integers"),
+    "other.pt": (lambda saved: {"weights": 1}, "no model of this kind"),
+    "deep.pt": (lambda saved: saved | {"model_args": saved["model_args"] | {"n_layers": 2000}},
+                "n_layers=2000 must be a whole number from 1 to 1024"),
     "ends.pt": (lambda saved: saved | {"stop_ids": "abc"}, "no token ids"),
-    "short.bin": (lambda good: good[:-4], "is not complete"), "empty.bin": (lambda good: b"", "bin is not"),
-    "long.bin": (lambda good: good + b"1234", "bin is not complete"),
-    "zip.bin": (lambda good: b"PK\3\4" + good, "bin is not"),
+    "untied.bin": (lambda good: good, ""), "short.bin": (lambda good: good[:-4], "is not complete"),
     "noise.bin": (lambda good: bytes(range(256)) * 40, "its header describes no model"),
-    "cut.pth": (lambda good: good[:99], "is no checkpoint .*, or damaged: [^.]*$"),
     "hf/config.json": (lambda good: good[:-9], "config.json is broken"),
-    "hf/generation_config.json": (lambda good: good[:-9], "generation_config.json is broken"),
     "hf/model.safetensors": (lambda good: good[:-9], "hf: the weights cannot be read"),
 }  # fmt: skip
 
@@ -308,58 +268,50 @@ OTHERS = {  # a file: (what others have made of a good one, why it is refused or
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_others_wrote_loads_or_is_refused_in_one_sentence(tmp_path, name):
     change, reason = OTHERS[name]
-    tok = fixtures.train_sentencepiece(tmp_path)
-    good = random_checkpoint(tmp_path / "good.pt", tok.state(), vocab_size=tok.n_words, tie_embeddings=False)
+    good = random_checkpoint(tmp_path / "good.pt", tie_embeddings=False)
     path = source = tmp_path / name
-    if name.endswith(".pt") and change:
+    if name.endswith(".pt"):
         torch.save(change(load_checkpoint(good)), path)
-    elif change:
+    else:
         source = tmp_path / name.split("/")[0]
-        exported(good, {"bin": "llama2c", "pth": "ckpt"}.get(name[-3:], "hf"), source)
+        exported(good, "llama2c" if name.endswith(".bin") else "hf", source)
         path.write_bytes(change(path.read_bytes()))
     before = sorted(tmp_path.rglob("*"))
-    for kind in ("ckpt", "page"):
-        if not reason:
-            exported(source, kind, tmp_path / kind)
-            continue
-        with pytest.raises(InputError, match=reason) as raised:
-            exported(source, kind, tmp_path / kind)
-        assert "\n" not in str(raised.value) and sorted(tmp_path.rglob("*")) == before
+    if not reason:
+        again = load_checkpoint(exported(source, "ckpt", tmp_path / "again.pt"))["model"]
+        assert all(torch.equal(w, again[name]) for name, w in load_checkpoint(good)["model"].items())
+        return
+    with pytest.raises(InputError, match=reason) as raised:
+        exported(source, "ckpt", tmp_path / "again.pt")
+    assert "\n" not in str(raised.value) and sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_export_to_a_link_fills_its_target_and_a_failed_one_leaves_the_old(tmp_path, monkeypatch):
-    checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tie_embeddings=False)
-    (tmp_path / "big").mkdir()
-    for link, target in (("link", "big"), ("link.bin", "model.bin")):
-        (tmp_path / link).symlink_to(target)
-        for _ in range(2):  # the second replaces the first
-            exported(checkpoint, "hf" if target == "big" else "llama2c", tmp_path / link)
-        assert (tmp_path / link).is_symlink()
-    files = {path: path.read_bytes() for path in (tmp_path / "big").iterdir()}
-    assert tmp_path / "big" / "model.safetensors" in files
+def test_an_export_fills_the_target_of_a_link_and_one_that_fails_leaves_the_older(tmp_path, monkeypatch):
+    checkpoint = random_checkpoint(tmp_path / "ckpt.pt")
+    (tmp_path / "link").symlink_to("target.pt")
+    assert Path(exported(checkpoint, "ckpt", tmp_path / "link")).is_symlink()
+    for _ in range(2):  # the second replaces the first
+        exported(checkpoint, "hf", tmp_path / "old")
+    files = {path: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    assert tmp_path / "old" / "model.safetensors" in files
     monkeypatch.setattr(transformers.LlamaForCausalLM, "save_pretrained", lambda *args: [][0])
-    for out in ("link", "new"):
+    for out in ("old", "new"):
         with pytest.raises(IndexError):
             exported(checkpoint, "hf", tmp_path / out)
-    assert {path: path.read_bytes() for path in (tmp_path / "big").iterdir()} == files
-    assert sorted(os.listdir(tmp_path)) == ["big", "ckpt.pt", "link", "link.bin", "model.bin"]
-    data = (tmp_path / "model.bin").read_bytes()
-    assert struct.unpack("<7i", data[:28])[5] == -96  # negative: the head is not the embedding table
-    again = load_checkpoint(exported(tmp_path / "link.bin", "ckpt", tmp_path / "again.pt"))["model"]
-    assert all(torch.equal(w, again[name]) for name, w in load_checkpoint(checkpoint)["model"].items())
+    assert {path: path.read_bytes() for path in (tmp_path / "old").iterdir()} == files
+    assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "link", "old", "target.pt"]
 
 
 @pytest.mark.parametrize("kind, out, reason", [
     ("hf", "folder", "holds thesis.tex"), ("hf", "folder/thesis.tex", "is no folder"),
     *((kind, out, reason) for kind in ("ckpt", "gguf", "page") for out, reason in (
         ("folder/../ckpt.pt", "the source itself"), ("link", "the source itself"), ("folder", "is no file"),
-        ("pipe", "is no file"), ("ckpt.pt/p", "no folder to write into"))),
+        ("ckpt.pt/p", "no folder to write into"))),
 ])  # fmt: skip
 def test_an_export_replaces_nothing_but_an_export(kind, out, reason, tmp_path):
     exported(random_checkpoint(tmp_path / "ckpt.pt"), "hf", tmp_path / "folder")
     (tmp_path / "folder" / "thesis.tex").write_text("years of work")
     (tmp_path / "link").symlink_to("ckpt.pt")
-    os.mkfifo(tmp_path / "pipe")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(InputError, match=reason):
         exported(tmp_path / "link", kind, tmp_path / out)
@@ -368,7 +320,8 @@ def test_an_export_replaces_nothing_but_an_export(kind, out, reason, tmp_path):
 
 @needs_shared
 def test_q80_export_is_laid_out_as_runq_reads_it(tmp_path):
-    data = Path(exported(STORIES260K, "llama2c_q80", tmp_path / "q.bin", USE_TOK512)).read_bytes()
+    data = Path(exported(STORIES260K, "llama2c_q80", tmp_path / "model.bin", USE_TOK512)).read_bytes()
+    assert (tmp_path / "tokenizer.bin").read_bytes() == Path(LLAMA2C, "tok512.bin").read_bytes()
     header = struct.unpack("<Ii7iBi", data[:41])  # magic, version, ..., tied, group
     assert header == (0x616B3432, 2, 64, 172, 5, 8, 4, 512, 512, 1, 4) and data[41:256] == bytes(215)
     weights = [w.numpy() for _, w in export.iter_weights(*export.load_weights(STORIES260K)[:2])]

@@ -2,19 +2,14 @@
 
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import prepare_data
 import tinystories
-import train_tokenizer
-from configurator import write_json
-from extras import plot, synthetic_stories
+from extras import plot
 from extras.muon import MuonAdamW, configure_muon, orthogonalize
 from model import ModelArgs, Transformer, load_checkpoint, model_args_dict
 from tinystories import CHAT_START, PretokDataset
@@ -22,43 +17,26 @@ from tokenizer import Tokenizer
 
 # isort: off
 from tests.fixtures import (
-    HERE, LLAMA2C, SHARED, SMALL, chat_rows, dataset, flags, prepare, read_rows, run_here, small_model,
+    SMALL, chat_rows, dataset, flags, prepare, read_rows, run_here, small_model,
     write_rows,
 )  # fmt: skip
+from tests.test_page import odd_texts
 
 pytest_plugins = ["tests.fixtures"]
 
 
-ODD_TEXTS = (
-    "", " ", "a", "  two  spaces ", "tabs\tand\nnewlines\n\n\nthree", "  lead", "trail  ", "nbsp\u00a0 here",
-    "一天，小花 去公园。 她很高兴！", "▁literal ▁ one", "1234 5", "x\u0000y", "é e\u0301", "👍🏽 ok", "“q”",
-)  # fmt: skip
-
-
-def test_the_word_cache_gives_the_ids_of_sentencepiece_and_bytes_are_those_of_the_ids(data, tok):
-    paths = [f"{data}/tok512.model"]
-    texts = [s["story"] for s in synthetic_stories.write_shard(0, 0, 100_000)]
-    if os.path.isdir(SHARED):
-        paths += [f"{LLAMA2C}/tok{n}.model" for n in (512, 4096)]
-        texts += tinystories.read_texts(f"{SHARED}/tinystories/data00.json")
-    for tokenizer in (*map(Tokenizer, paths), tok):
-        documents = [*texts[: 50 if tokenizer is tok else None], *ODD_TEXTS]
-        encoded, _ = tinystories.encode_documents(documents, tokenizer, "uint32")
-        want = [i for text in documents for i in tokenizer.encode(text, bos=True)]
+def test_odd_texts_have_the_tokenizers_ids_in_a_shard_and_their_bytes_are_counted(data, tok):
+    texts = odd_texts() * 2  # the second time the words are known
+    for tokenizer in (Tokenizer(f"{data}/tok512.model"), tok):
+        encoded, _ = tinystories.encode_documents(texts, tokenizer, "uint32")
+        want = [i for text in texts for i in tokenizer.encode(text, bos=True)]
         assert np.frombuffer(encoded, "<u4").tolist() == want
         for text in ["a  b   c", "  x = 1\n    y = 2\n", "One day,\n\n Lily ", "１２，\u3000三", "", "a▁b"]:
             _, counts = tinystories.encode_documents([text], tokenizer, "uint32")
             assert counts["bytes"] == len(tokenizer.decode(tokenizer.encode(text)).encode())
 
 
-def test_broken_stories_and_lines_are_named_by_number_skipped_and_counted(data, tmp_path, capsys):
-    path = f"{tmp_path}/data01.json"
-    write_json(path, [{"story": "One."}, {"tale": "no story here"}, {"story": " "}, {"story": "Two."}])
-    _, _, counts = tinystories.process_shard({"path": path}, Tokenizer(f"{data}/tok512.model"), "uint16")
-    assert counts["documents"] == 2
-    out, err = capsys.readouterr()
-    assert re.findall(r"data01.json, item (\d): no story", err) == ["2", "3"]
-    assert "data01.json: left out: no story (2)" in out
+def test_broken_lines_are_named_by_number_skipped_and_counted(tmp_path, capsys):
     bad = [b"{", b'{"text": 5}', b"", b'{"text": "\\ud800"}', b"\xff"]
     (tmp_path / "raw.jsonl").write_bytes(b"\n".join([b'{"text": "a"}', *bad, b'{"text": "b"}']))
     prepare("pretrain", tmp_path / "raw.jsonl", tmp_path / "out.jsonl")
@@ -66,15 +44,6 @@ def test_broken_stories_and_lines_are_named_by_number_skipped_and_counted(data, 
     out, err = capsys.readouterr()
     assert re.findall(r"raw.jsonl, line (\d): ", err) == ["2", "3", "5", "6"]
     assert "out.jsonl: 2 lines" in out and re.search(r"left out: .*no text \(1\)", out)
-
-
-def test_max_chars_caps_what_is_learned_and_takes_it_from_everywhere(zh):
-    path = str(zh / "chunks.jsonl")
-    texts = list(train_tokenizer.sample_texts(path, 5000))
-    assert sum(map(len, texts)) == 5000
-    parts = prepare_data.split_file(path)[1:]
-    firsts = [next(prepare_data.read_texts_from_jsonl(path, *part)) for part in parts]
-    assert all(any(first.startswith(text[:20]) for text in texts) for first in firsts)
 
 
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24)])
@@ -112,28 +81,6 @@ def test_a_run_with_muon_that_resumes_ends_with_the_weights_of_one_that_never_st
     assert all(torch.equal(got[name], w) for name, w in want.items())
 
 
-class CountReads(TorchDispatchMode):
-    """Count the places where Python asks for a number that a tensor holds: on a GPU it waits for it."""
-
-    reads = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.reads += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_only_a_logged_step_waits_for_the_device(data, tmp_path, optimizer):
-    reads = []
-    for steps in (5, 9):
-        options = flags(data_dir=data, out_dir=tmp_path / str(steps), max_iters=steps, optimizer=optimizer)
-        options += flags(log_interval=1000, eval_iters=1, eval_interval=1000)
-        with CountReads() as mode:
-            run_here("train.py", *SMALL, *options)
-        reads.append(mode.reads)
-    assert reads[0] == reads[1] > 0
-
-
 def test_fine_tuning_has_the_loss_of_each_conversation_alone(tmp_path):
     model = small_model(lively=True, max_seq_len=64)
     torch.save({"model": model.state_dict(), "model_args": model_args_dict(model.args)}, tmp_path / "base.pt")
@@ -158,40 +105,27 @@ def test_fine_tuning_has_the_loss_of_each_conversation_alone(tmp_path):
         assert loss == pytest.approx(np.mean(losses), abs=1e-4)
 
 
-def test_the_picture_of_a_log_or_one_printed_line(tmp_path, capsys):
+def test_the_picture_of_a_log_or_one_printed_line(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     bad = {"step": 1, "train_loss": None, "val_loss": 6.0, "val_bpb": 2.0, "limit_bpb": 1.0}
     log = str(write_rows(tmp_path / "log.jsonl", [{"step": 0, "loss": 7.0}, bad]))
+    monkeypatch.chdir(tmp_path)
     for _ in range(2):  # an older picture is replaced
-        plot.try_draw(log, f"{tmp_path}/loss.png")
+        plot.try_draw(log, "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    plot.draw([log, log], f"{tmp_path}/compare.svg")
+    plot.draw([log, log], "compare.svg")
     assert "limit, 3.00" in (tmp_path / "compare.svg").read_text()
-    assert capsys.readouterr().out == ""
-    (tmp_path / "folder.png").mkdir()
-    for source, picture in ((log, "folder.png"), (f"{tmp_path}/none.jsonl", "new.png")):
-        plot.try_draw(source, f"{tmp_path}/{picture}")
-        printed = capsys.readouterr().out
-        assert printed.startswith(f"{tmp_path}/{picture} is not drawn: ") and printed.count("\n") == 1
-    assert sorted(os.listdir(tmp_path)) == ["compare.svg", "folder.png", "log.jsonl", "loss.png"]
-
-
-@pytest.mark.parametrize("source, printed", [
-    ("raise ImportError('numpy is too old. A second\\nsentence')", "numpy is too old\n"),
-    ("raise RuntimeError", "RuntimeError\n"),
-    (None, ""),  # it is not installed
-])  # fmt: skip
-def test_a_matplotlib_that_is_missing_or_broken(source, printed, tmp_path):
-    """In a process of its own, which has not imported matplotlib yet."""
-    if source:
-        (tmp_path / "stub").mkdir()
-        (tmp_path / "stub" / "matplotlib.py").write_text(source)
-    hide = "" if source else "sys.modules['matplotlib'] = None; "
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'stub')!r}); {hide}"
-    code += "from extras.plot import try_draw; try_draw('log.jsonl', 'loss.png')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == (printed and f"loss.png is not drawn: {printed}")
+    plot.try_draw("none.jsonl", "new.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # it is not installed: no word of it
+    plot.try_draw(log, "new.png")
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('numpy is too old. A second\\nsentence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.delitem(sys.modules, name)
+    plot.try_draw(log, "new.png")
+    said = capsys.readouterr().out
+    assert re.fullmatch("new.png is not drawn: .+\nnew.png is not drawn: numpy is too old\n", said)
+    assert sorted(os.listdir()) == ["compare.svg", "log.jsonl", "loss.png", "matplotlib.py"]
 
 
 # --- what a reader of the tutorial, or of llama2.c, tries

@@ -7,7 +7,7 @@ import devices
 from devices import compile_error
 from extras import causal_blocks, fast_decode
 from model import attend
-from tests.fixtures import SMALL, losses_of, run_here, small_model
+from tests.fixtures import SMALL, flags, run_here, small_model
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -16,12 +16,6 @@ pytest_plugins = ["tests.fixtures"]
 def compiler():
     if compile_error("cpu"):
         pytest.skip("torch.compile does not work here")
-
-
-def test_compiled_training_has_the_losses_of_eager_training(compiler):
-    want = losses_of("cpu", "float32", None)
-    assert want[-1] < want[0] - 0.5
-    assert losses_of("cpu", "float32", "inductor") == pytest.approx(want, abs=1e-3)
 
 
 def test_attention_in_two_blocks_is_attention(compiler, monkeypatch):
@@ -47,15 +41,21 @@ def test_attention_in_two_blocks_is_attention(compiler, monkeypatch):
 
 
 @pytest.mark.parametrize("has_bf16", [False, True])
-def test_training_in_bfloat16_on_a_cpu_attends_in_blocks(has_bf16, data, tmp_path, monkeypatch):
+def test_training_on_a_cpu_with_bfloat16_compiles_and_attends_in_blocks(
+    has_bf16, data, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
-    options = [*SMALL, f"--data_dir={data}", f"--out_dir={tmp_path}/out", "--max_iters=1", "--dtype=bfloat16"]
-    scope = run_here("train.py", *options)
+    monkeypatch.setattr(devices, "compile_error", lambda device: "")
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    options = flags(data_dir=data, out_dir=tmp_path / "out", max_iters=1, dtype="bfloat16", compile="auto")
+    scope = run_here("train.py", *SMALL, *options)
     functions = {layer.attention.attend for layer in scope["raw_model"].layers}
     assert functions == {causal_blocks.attend_in_blocks if has_bf16 else attend}
+    assert ("\nnot compiling" in capsys.readouterr().out) != has_bf16
 
 
-def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, monkeypatch):
+def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # torch's key knows shapes, not weights
     calls = []
     compile_for_cpu = fast_decode.compile_for_cpu
 
@@ -64,36 +64,15 @@ def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, monkeypat
         return lambda *args: calls.append(args) or step(*args)
 
     monkeypatch.setattr(fast_decode, "compile_for_cpu", compile_and_count)
-    eager, model = (small_model(lively=True, n_layers=2) for _ in range(2))
-    fast_decode.compile_decoding(model, "cpu")
-    for stories in (1, 3, 1):  # each number has compiled code of its own
-        x = torch.randint(96, (stories, 5))
-        want = eager.generate(x, 40, temperature=0)  # past the 32 positions of the context
-        assert torch.equal(model.generate(x, 40, temperature=0), want)
-    assert len(calls) > 3 * 35  # it was compiled code that wrote
-
-
-def test_compiled_code_from_the_cache_has_the_weights_of_its_own_model(compiler, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # torch's key knows shapes, not weights
-    x = torch.arange(1, 9)[None]
+    one, three = (torch.arange(1, 5 * stories + 1).view(stories, 5) for stories in (1, 3))
+    models = [({"seed": 1, "rope_theta": 2.0}, [one]), ({"seed": 2}, [one]), ({"seed": 1}, [one, three, one])]
     texts = set()
-    for changes in ({"seed": 1}, {"seed": 2}, {"seed": 1, "rope_theta": 2.0}):
+    for changes, prompts in models:
         torch._dynamo.reset()
         model = small_model(lively=True, n_layers=1, **changes)
-        want = model.generate(x, 20, temperature=0)
+        want = [model.generate(x, 40, temperature=0) for x in prompts]  # past the 32 positions of the context
         fast_decode.compile_decoding(model, "cpu")
-        assert torch.equal(model.generate(x, 20, temperature=0), want)
-        texts.add(tuple(want[0].tolist()))
-    assert len(texts) == 3
-
-
-@pytest.mark.parametrize("has_bf16", [True, False])
-def test_auto_compiles_on_a_cpu_where_bfloat16_is_in_hardware(has_bf16, monkeypatch, capsys):
-    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
-    monkeypatch.setattr(devices, "compile_error", lambda device: "")
-    monkeypatch.setattr(torch, "compile", lambda model: "compiled")
-    monkeypatch.setenv("RANK", "0")
-    assert devices.try_compile("eager", "auto", "cpu") == ("compiled" if has_bf16 else "eager")
-    assert ("not compiling" in capsys.readouterr().out) != has_bf16
-    assert devices.try_compile("eager", "true", "cpu") == "compiled"
-    assert devices.try_compile("eager", "auto", "cuda:0") == "compiled"
+        for x, text in zip(prompts, want):  # each number of stories has compiled code of its own
+            assert torch.equal(model.generate(x, 40, temperature=0), text)
+        texts.add(str(want[0]))
+    assert len(texts) == 3 and len(calls) > 5 * 35  # it was compiled code that wrote

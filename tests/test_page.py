@@ -20,7 +20,7 @@ from configurator import InputError, read_json
 from extras.page import __main__ as page
 from model import Transformer, load_checkpoint
 from tests import fixtures
-from tests.fixtures import STORIES260K, TOK512, needs_shared, random_checkpoint, read_bytes
+from tests.fixtures import random_checkpoint, read_bytes
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
@@ -72,35 +72,27 @@ def checkpoints(data, trained, tok, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     story_tok = Tokenizer(f"{data}/tok512.model").state()
     shape = {"n_heads": 9, "n_kv_heads": 3, "dim": 72, "tie_embeddings": False, "rope_theta": 100000.0}
-    found = {
+    return {
         "quick start": f"{trained}/ckpt.pt",
         "nine heads": random_checkpoint(folder / "9.pt", story_tok, vocab_size=512, norm_eps=1e-6, **shape),
         "chat": random_checkpoint(folder / "c.pt", tok.state(), vocab_size=tok.n_words, max_seq_len=128),
     }
-    if os.path.exists(STORIES260K):
-        found["stories260K"] = STORIES260K
-    return found
 
 
 @pytest.fixture(scope="module")
 def pages(checkpoints, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    options = {"stories260K": {"tokenizer": TOK512}}
-    return {
-        name: write_page(folder / f"{name}.html", path, prompt=PROMPT, **options.get(name, {}))
-        for name, path in checkpoints.items()
-    }
+    paths = checkpoints.items()
+    return {name: write_page(folder / f"{name}.html", path, prompt=PROMPT) for name, path in paths}
 
 
 PROMPT = "</script><img src=x>{{weights}}"  # what would end the script that holds it
-MODELS = ["quick start", "nine heads", "chat", pytest.param("stories260K", marks=needs_shared)]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["quick start", "nine heads", "chat"])
 def test_logits_and_greedy_text_are_pytorchs_with_and_without_the_cache(name, pages, checkpoints):
     model = float16_model(checkpoints[name])
     ids = torch.randint(5, model.args.vocab_size, (40,)).tolist()
-    count = max(100, model.args.max_seq_len - 20 if model.args.max_seq_len < 200 else 0)  # a full context
     likeliest = "distribution(read(ids).next, { temperature: 0, top_k: 0, top_p: 1 })[0].id"
     cached, back, again, fresh, _, written = ask(
         pages[name],
@@ -108,14 +100,14 @@ def test_logits_and_greedy_text_are_pytorchs_with_and_without_the_cache(name, pa
         "read(ids.slice(0, 9)).next",
         "read(ids).next",
         "(engine.load(config, base64), read(ids).next)",
-        f"Array.from({{ length: {count} }}, () => ids.push({likeliest}))",
+        f"Array.from({{ length: 100 }}, () => ids.push({likeliest}))",  # more than the context
         "ids",
         ids=ids,
     )
     assert (torch.tensor(cached) - model(torch.tensor([ids]))[0]).abs().max() < 1e-3
     assert back == cached[8]  # steps taken back
     assert again == fresh == cached[-1]
-    assert written == model.generate(torch.tensor([ids]), count, temperature=0)[0].tolist()
+    assert written == model.generate(torch.tensor([ids]), 100, temperature=0)[0].tolist()
 
 
 def test_a_chat_is_encoded_as_in_python(pages, tok):
@@ -201,7 +193,6 @@ ALPHABETS = [
     "\x00\x01\x7f\ufffd\ue000\U0010ffff a",
 ]  # fmt: skip
 NUMBERS = ["三十三加1 20 等于 零。", "a1b 2三3\n 4"] * 20
-REFUSED = ["a\ud800", "\udc00b", "\ude00\ud83d"]
 
 
 def odd_texts():
@@ -230,44 +221,34 @@ def trained_on_odd_texts(folder, *options):
 
 TOKENIZERS = {
     "stories": lambda data, tok, folder: Tokenizer(f"{data}/tok512.model"),
-    "chat": lambda data, tok, folder: tok,
     "chat with NFKC": lambda data, tok, folder: changed(tok, normalizer={"type": "NFKC"}),
     "odd words": lambda data, tok, folder: trained_on_odd_texts(folder),
     "spaces": lambda data, tok, folder: fixtures.train_sentencepiece(folder, remove_extra_whitespaces=False),
     "digits": lambda data, tok, folder: trained_on_odd_texts(folder, "--split_digits=True"),
-    "llama2.c's": lambda data, tok, folder: Tokenizer(TOK512),
 }
 
 
-@pytest.mark.parametrize("name", [*list(TOKENIZERS)[:-1], pytest.param("llama2.c's", marks=needs_shared)])
-def test_the_tokenizer_gives_pythons_ids_on_500_texts(name, data, tok, zh, tmp_path):
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_tokenizer_gives_pythons_ids(name, data, tok, zh, tmp_path):
     t = TOKENIZERS[name](data, tok, tmp_path)
     stories = [row["story"] for row in read_json(f"{data}/TinyStories_all_data/data00.json", list)[:60]]
     chinese = [row["text"] for row in fixtures.read_rows(zh / "chunks.jsonl")[:50]]
     texts = odd_texts() + NUMBERS + stories + chinese
     want = [t.encode(text) for text in texts]
-    for text in REFUSED:
-        with pytest.raises((RuntimeError, UnicodeError, TypeError)):
-            t.encode(text)
     checkpoint = random_checkpoint(tmp_path / "c.pt", t.state(), vocab_size=t.n_words)
-    encoded, decoded, refused = ask(
+    encoded, decoded = ask(
         write_page(tmp_path / "page.html", checkpoint),
         "texts.map((text) => tok.encode(text))",
         "want.map((ids) => tok.decode(ids))",
-        "refused.map((text) => { try { return tok.encode(text); } catch (error) { return error.message; } })",
         texts=texts,
         want=want,
-        refused=REFUSED,
     )
-    assert len(texts) == 500
     assert [row for row in zip(texts, encoded, want) if row[1] != row[2]] == []
     assert [row for row in zip(want, decoded, map(t.decode, want)) if row[1] != row[2]] == []
-    assert all("surrogate" in message for message in refused)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_page_allows_its_own_scripts_and_nothing_else(name, pages):
-    text = read_bytes(pages[name]).decode()
+def test_the_page_allows_its_own_scripts_and_nothing_else(pages):
+    text = read_bytes(pages["quick start"]).decode()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy and "http" not in policy
@@ -275,8 +256,6 @@ def test_the_page_allows_its_own_scripts_and_nothing_else(name, pages):
     blocks = re.findall(r"<(?:script(?: id=\"worker\")?|style)>(.*?)</(?:script|style)>", text, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks]
     assert len(hashes) == 3 and set(hashes) == allowed
-    text_alone = re.sub(r"(?s)<script.*?</script>|<link rel=\"icon\" href=\"data:,\">", "", text)
-    assert not re.search(r"\s(?:src|href|style|on\w+)=", text_alone)
     assert "innerHTML" not in text and "eval(" not in text
     config = json.loads(re.search(r'id="config">(.*?)</script>', text, re.DOTALL)[1])
     assert config["prompt"] == PROMPT
@@ -288,14 +267,16 @@ def test_the_words_of_both_languages_have_the_same_keys_and_values():
     assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0]) > 50
     values = [sorted(re.findall(r"\{(\w+)\}", text)) for text in (english.split("*/")[-1], chinese)]
     assert [v for v in values[0] if v != "name"] == values[1]
-    used = set(re.findall(r"\w+", page.read("page.html") + "".join(map(page.read, page.VIEW[1:]))))
-    assert [key for key in keys[0] if key not in used and not key.startswith("who_")] == []
+
+
+def test_the_first_page_in_docs_leads_to_files_that_are_there():
+    links = re.findall(r'(?:href|src)="([^":]+)"', read_bytes(f"{fixtures.HERE}/docs/index.html").decode())
+    assert {"demo.html", "demo.zh.html", "course.md", "course.zh.md"} < set(links)
+    assert all(os.path.exists(f"{fixtures.HERE}/docs/{link}") for link in links)
 
 
 def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints, pages, monkeypatch):
     path = str(tmp_path / "p.html")
-    weights = 2 * float16_model(checkpoints["quick start"]).num_params() * 4 / 3  # 3 bytes: 4 letters
-    assert 50_000 < os.path.getsize(pages["quick start"]) - weights < 150_000  # and a tokenizer of 512
     with pytest.raises(InputError, match="holds no tokenizer: give it one, --tokenizer=PATH"):
         write_page(path, random_checkpoint(tmp_path / "none.pt"))
     saved = load_checkpoint(checkpoints["chat"])

@@ -1,26 +1,27 @@
 """
-extras/page/ in a real browser: each thing on the page does what it says. Needs chromium and its driver
-(Debian: chromium, chromium-driver) and the package selenium.
+extras/page/ in a real browser: each thing on the page does what it says; so do the two pages in docs/. Needs
+chromium and its driver (Debian: chromium, chromium-driver) and the package selenium.
 """
 
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.fixtures import random_checkpoint, system, user
+from tests.fixtures import HERE, random_checkpoint, system, user
 from tests.test_page import float16_model, write_page
 from tokenizer import Tokenizer
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
-Keys = webdriver.Keys
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no chromium or no chromedriver")
 pytest_plugins = ["tests.fixtures"]
 TABS = ("next", "look", "layers", "text")
+DOCS = Path(HERE) / "docs"
 
 
 class Browser:
@@ -34,15 +35,14 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         self.do = self.driver.execute_script
-        self.cdp = self.driver.execute_cdp_cmd
 
-    def open(self, path):
-        self.driver.get(f"file://{path}")
+    def open(self, url):
+        self.driver.get(url)
         self.wait("document.documentElement.dataset.ready")
 
     def show_on(self, width):
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.cdp("Emulation.setDeviceMetricsOverride", screen)
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
     def wait(self, condition):
         WebDriverWait(self.driver, 60, 0.02).until(lambda _: self.do(f"return ({condition})"), condition)
@@ -52,15 +52,11 @@ class Browser:
         frames = "then(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))))"
         self.do(f"return queue.{frames}.then(() => call('ask', 'story', 'lens', 0, 1)).{frames}")
 
-    def text(self, selector):
-        return self.find(selector).text
-
     def find(self, selector):
         return self.driver.find_element("css selector", selector)
 
-    def press(self, selector, keys):
-        self.find(selector).send_keys(keys)
-        self.settle()
+    def text(self, selector):
+        return self.find(selector).text
 
     def type(self, selector, text):
         self.find(selector).clear()
@@ -93,66 +89,54 @@ class Browser:
 @pytest.fixture(scope="module")
 def browser(trained, data, tmp_path_factory):
     found = Browser()
-    found.page = write_page(tmp_path_factory.mktemp("page") / "story.html", f"{trained}/ckpt.pt")
+    found.page = "file://" + write_page(tmp_path_factory.mktemp("page") / "story.html", f"{trained}/ckpt.pt")
     found.model = float16_model(f"{trained}/ckpt.pt")
     found.tok = Tokenizer(f"{data}/tok512.model")
     yield found
+    messages = found.driver.get_log("browser")
     found.driver.quit()
+    assert messages == []  # a request, which the page's policy blocks, leaves one, too
 
 
 @pytest.fixture
 def story(browser):
-    """
-    The page of a story, opened again for each test. No test may leave a message; one comes also from a
-    request, which the page's policy blocks.
-    """
     browser.show_on(1280)
     browser.open(browser.page)
-    yield browser
-    assert browser.driver.get_log("browser") == []
+    return browser
 
 
 def test_a_typed_beginning_is_written_on_paused_stepped_and_repeated(story):
-    assert story.ids() == story.tok.encode("One day, Lily met a Shoggoth", bos=True)
-    text = 'Tom saw <img src=x onerror="document.title=1"> & ran'
+    text = "Tom saw <img src=x> & ran"
     story.type("#prompt", text)
     begun = story.tok.encode(text, bos=True)
     assert story.ids() == begun and story.do("return $('chips').textContent") == f"<s> {text}"
-    assert story.do("return document.images.length") == 0 and story.driver.title == "See it think"
     story.find("#play").click()
-    story.wait("$('play').textContent === 'Pause'")
     story.wait(f"state.ids.length > {len(begun) + 3}")
     story.click("#play")
-    assert story.text("#play") in ("Write", "Another")
     written = story.ids()
     time.sleep(0.4)
     assert story.ids() == written and len(story.all("#chips .chip")) == len(written)
     story.click("#back")
     assert story.ids() == written[:-1]
-    story.click("#step")
-    assert story.ids() == written  # the same seed, the same token
-    for seed in ("1337", "7"):
+    for seed in ("1337", "7"):  # the same seed, the same tokens
         story.type("#seed", seed)
-        story.click("#restart")
-        assert story.ids() == begun
-        story.click("#step", "#step", "#step")
+        story.click("#restart", "#step", "#step", "#step")
+        assert story.ids()[:-3] == begun
         assert (story.ids() == written[: len(begun) + 3]) == (seed == "1337")
 
 
 def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     logits = story.model(torch.tensor([story.ids()]))[0, -1]
     before, order = logits.softmax(-1).topk(10)
-    story.set(top_p=1, top_k=9, temperature=0.5)  # 9: all
+    story.set(top_p=1, top_k=2, temperature=0.5)  # top_k: 3 tokens
     assert (story.numbers(".bar .before", "--p") - before).abs().max() < 1e-4
-    after = (logits / 0.5).softmax(-1)[order]
-    assert (story.numbers(".bar .after", "--p") - after).abs().max() < 1e-4
-    story.set(top_k=2)  # 3 tokens
+    after = (logits[order[:3]] / 0.5).softmax(-1)
+    assert (story.numbers(".bar .after", "--p")[:3] - after).abs().max() < 1e-4
     assert ["cut" in name for name in story.all(".bar", "className")] == [False] * 3 + [True] * 7
     began = story.ids()
     story.click(".bar:nth-child(2)")
     assert story.ids() == [*began, order[1].item()]
     story.click("#step", "#step", f"#chip_{len(began)}")  # select the token that was taken
-    assert "instead of the selected token" in story.text("#next_help")
     story.find(f'.bar[data-id="{order[0].item()}"]').click()
     story.wait(f"state.ids.length > {len(began) + 1}")  # the text continues
     story.click("#play")
@@ -161,15 +145,13 @@ def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
 
 def test_both_languages_fit_all_widths(story):
     story.click("#language")
-    assert story.do("return document.documentElement.lang") == "zh"
     assert story.text("h1") == "看模型怎么想" and story.text("#play") == "开始写"
-    for language in ("zh", "en"):
+    for _ in ("zh", "en"):
         for width in (390, 1280):
             story.show_on(width)
             for tab in TABS:
                 story.click(f"#tab_{tab}")
-                needed = story.do("return document.documentElement.scrollWidth")
-                assert needed <= width, (language, width, tab)
+                assert story.do("return document.documentElement.scrollWidth") <= width, (width, tab)
                 assert story.all("[role=tabpanel]", "hidden") == [name != tab for name in TABS]
         story.click("#language")
 
@@ -177,21 +159,15 @@ def test_both_languages_fit_all_widths(story):
 def test_heads_and_layers_show_what_is_in_the_model(story):
     story.click("#tab_look")
     ids = story.ids()
-    seen = []
-    for layer, head in ((0, 0), (1, 2)):
-        story.set(layer=layer, head=head)
-        assert story.text("#look_from").startswith(f"Layer {layer + 1}, head {head + 1} looks from")
-        seen.append(story.numbers("#chips .chip", "--heat") ** 2)
-        question = f"call('ask', 'story', 'attention', {len(ids) - 1}, {layer}, {head})"
-        weights = torch.tensor(story.do(f"return {question}.then(({{ weights }}) => [...weights])"))
-        assert (seen[-1] - weights).abs().max() < 1e-3
-    assert not seen[0].equal(seen[1])
+    story.set(layer=1, head=2)
+    question = f"call('ask', 'story', 'attention', {len(ids) - 1}, 1, 2)"
+    weights = torch.tensor(story.do(f"return {question}.then(({{ weights }}) => [...weights])"))
+    assert (story.numbers("#chips .chip", "--heat") ** 2 - weights).abs().max() < 1e-3
     webdriver.ActionChains(story.driver).move_to_element(story.find("#chip_5")).perform()
     story.settle()
     heats = story.numbers("#chips .chip", "--heat")
     assert heats[6:].sum() == 0 and heats[:6].sum() > 0
     story.click("#tab_layers")
-    story.press("#chips", Keys.ESCAPE)
     rows = story.all("#layers tbody tr")
     assert len(rows) == 1 + story.model.args.n_layers and rows[0].startswith("embedding")
     likeliest = story.model(torch.tensor([ids]))[0, -1].argmax()
@@ -200,21 +176,52 @@ def test_heads_and_layers_show_what_is_in_the_model(story):
 
 def test_a_chat_answers_and_shows_its_template_on_request(story, tok, tmp_path):
     checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words, max_seq_len=128)
-    story.open(write_page(tmp_path / "chat.html", checkpoint))
-    assert story.ids() == [] and not story.find("#play").is_enabled()
+    story.open("file://" + write_page(tmp_path / "chat.html", checkpoint))
     story.set(speed=0)
     story.type("#prompt", "你好，世界。<s>")
-    assert story.text("#play") == "Send"
     story.find("#play").click()
     story.wait("!state.playing && state.ids.length > 0 && has_ended()")
     story.settle()
     ids = story.ids()
     asked = tok.encode_chat([system(), user("你好，世界。<s>")], add_generation_prompt=True)[0]
     assert ids[: len(asked)] == asked and len(ids) > len(asked)
-    assert ids[-1] == tok.eos_id or len(ids) == 128
     assert story.all(".turn .who") == ["System", "You", "The model"]
     hidden = "return chips.filter(({ node }) => !node.checkVisibility()).length"
     assert story.do(hidden) > 0 and "im_start" not in story.text("#chips")
     story.click("#special")
     assert story.do(hidden) == 0 and story.text("#chips").count("<|im_start|>") == 3
 
+
+# --- the pages in docs/
+
+
+@pytest.mark.parametrize("page, name", [("demo.html", "Shoggoth"), ("demo.zh.html", "修格斯")])
+def test_the_model_tells_of_a_name_that_it_has_never_seen(browser, page, name):
+    browser.open((DOCS / page).as_uri())
+    assert browser.do("return $('prompt').value").count(name) == 1
+    assert browser.do("return document.documentElement.lang") == ("zh" if ".zh." in page else "en")
+    browser.set(speed=0)
+    browser.find("#play").click()
+    browser.wait("!state.playing && state.ids.length > 50 && has_ended()")
+    story = browser.do("return tok.decode(state.ids)")
+    assert story.count(name) >= 3, story
+    browser.click("#tab_look", "#find")
+    browser.wait("document.querySelectorAll('#heads button').length === 3")
+    score = browser.do("return call('ask', 'story', 'copy_heads').then(([best]) => best.score)")
+    assert score > 0.2
+
+
+def test_the_next_token_is_guessed_before_its_probability_is_shown(browser):
+    browser.open((DOCS / "demo.html").as_uri())
+    likeliest = browser.all(".bar", "dataset.id")[0]
+    browser.click("#guess")
+    assert browser.all(".bar .percent") == ["?"] * 10 and browser.numbers(".bar i", "--p").sum() == 0
+    assert browser.all(".bar .token") == sorted(browser.all(".bar .token"))
+    began = browser.ids()
+    browser.click(f'.bar[data-id="{likeliest}"]')
+    assert browser.ids() == began and "in 1 of 1 guesses" in browser.text("#next_help")
+    assert browser.all(".bar.chosen", "dataset.id") == [likeliest] == browser.all(".bar", "dataset.id")[:1]
+    browser.click("#guess")  # the model goes on by itself, and all is hidden again
+    assert len(browser.ids()) == len(began) + 1 and set(browser.all(".bar .percent")) == {"?"}
+    browser.click(".bar:nth-child(10)", ".bar:nth-child(2)")  # a guess, and then a choice
+    assert len(browser.ids()) == len(began) + 2 and browser.text("#guess") == "Guess it yourself"

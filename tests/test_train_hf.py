@@ -50,14 +50,12 @@ def test_train_hf_learns_resumes_and_its_model_stops_at_the_end_token(tmp_path, 
     env = OFFLINE | {"HF_HOME": str(tmp_path / "cache")}
     first, _ = run("extras.train_hf", *options, "--max_steps=20", env=env)
     assert int(re.search(r"(\d+) of 2,048 labels for validation are '<\|endoftext\|>'", first)[1]) > 0
-    assert sorted(p for p in os.listdir(out) if "checkpoint" in p) == ["checkpoint-20"]
     second, _ = run("extras.train_hf", "train", *options, "--max_steps=40", "--resume=True", env=env)
     assert (first.count("'loss'"), second.count("'loss'")) == (4, 4)  # the second begins at step 20
     log = json.loads((out / "checkpoint-40" / "trainer_state.json").read_bytes())["log_history"]
-    losses = [row["loss"] for row in log if "loss" in row]
-    assert [row["step"] for row in log if "loss" in row] == [5, 10, 15, 20, 25, 30, 35, 40]  # one run
-    assert losses[-1] < losses[0] - 0.5
-    assert log[-1]["eval_loss"] < next(row["eval_loss"] for row in log if "eval_loss" in row)
+    for key, fall in (("loss", 0.5), ("eval_loss", 0)):
+        values = [row[key] for row in log if key in row]
+        assert values[-1] < values[0] - fall
     options = (f"--model={out}", "--temperature=1", "--max_new_tokens=2000", "--device=cpu")
     text, _ = run("extras.train_hf", "sample", *options, env=env)
     assert text.startswith("Once upon a time") and "<|endoftext|>" not in text
