@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch.amp import GradScaler
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import devices
 from extras import fast_decode
@@ -134,25 +133,26 @@ def test_one_process_of_torchrun_has_the_losses_of_a_run_without(device, data, t
 @contextlib.contextmanager
 def no_waiting(first, last):
     """
-    Any wait for the device raises an error from the end of step `first`'s update to the end of `last`'s. The
-    steps are counted by the updates of the optimizer that comes first. Yields the steps that it watched.
+    Any wait for the device raises an error from the end of step `first` to the end of step `last`. A step of
+    train.py ends with zero_grad. Yields the steps that it watched.
     """
-    counted = []
+    ended = []
     watched = []
 
-    def after_update(optimizer, args, kwargs):
-        if not counted or optimizer is counted[0]:
-            watch = first <= len(counted) < last
-            torch.cuda.set_sync_debug_mode("error" if watch else "default")
-            if watch:
-                watched.append(len(counted) + 1)
-            counted.append(optimizer)
+    def zero_grad_and_watch(model, **options):
+        zero_grad(model, **options)
+        ended.append(len(ended) + 1)
+        watch = first <= len(ended) < last
+        torch.cuda.set_sync_debug_mode("error" if watch else "default")
+        if watch:
+            watched.append(len(ended) + 1)
 
-    hook = register_optimizer_step_post_hook(after_update)
+    zero_grad = Transformer.zero_grad
+    Transformer.zero_grad = zero_grad_and_watch
     try:
         yield watched
     finally:
-        hook.remove()
+        del Transformer.zero_grad  # the class has nn.Module's again
         torch.cuda.set_sync_debug_mode("default")
 
 
