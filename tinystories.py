@@ -144,7 +144,7 @@ def train_vocab():
                 split_digits=True,  # a number is its digits
                 byte_fallback=True,  # a character without a piece is its bytes
                 normalization_rule_name="identity",  # the text stays as it is
-                allow_whitespace_only_pieces=True, unk_surface=r" \342\201\207 ",
+                allow_whitespace_only_pieces=True,
             )  # fmt: skip
     except RuntimeError as error:
         reason = str(error).rsplit("] ", 1)[-1] or f"the stories give no vocabulary of {vocab_size}"
