@@ -86,7 +86,7 @@ def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil_and_clip)
     options = flags(data_dir=data, out_dir=tmp_path / "out", save_interval=1, optimizer=optimizer)
     with pytest.raises(InputError, match="stopped: 3 steps in a row had gradients that are not finite"):
-        run_here("train.py", *SMALL, *options)
+        run_here("train.py", *SMALL, *options, "--max_iters=20")
     printed = capsys.readouterr().out
     assert re.findall(r"step (\d+): loss [\d.]+, gradient norm nan: skipped", printed) == ["2", "6", "7", "8"]
     rows = [row for row in read_rows(tmp_path / "out" / "log.jsonl") if "loss" in row]
