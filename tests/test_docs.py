@@ -105,9 +105,10 @@ def test_a_link_to_a_chapter_leads_to_its_heading(name):
         assert anchor in anchors, (path, anchor)  # made as GitHub makes them
 
 
-def test_the_two_first_pages_have_the_same_results():
+def test_the_two_first_pages_are_short_and_have_the_same_results():
     results = []
     for name, heading in zip(FIRST_PAGES, ("Results", "结果")):
+        assert len(text_of(name).splitlines()) <= 165
         table = re.search(rf"(?ms)^## {heading}\n.*?^(\|.*?)\n\n", text_of(name))[1]
         results.append([set(re.findall(r"\d[\d,.]*", row)) for row in table.splitlines()])
     assert results[0] == results[1]
@@ -120,6 +121,14 @@ def units_of(name):
     return [unit for unit in units if unit.strip()]
 
 
+def count_sentences(unit):
+    """The ends of sentences outside of code and quotes. English has the period before the quote's end."""
+    plain = re.sub(r"`[^`]+`|\]\([^)]+\)", "X", " ".join(unit.split()))
+    plain = re.sub(r"^(#+ )?\d+\. |\*|\.\.\.", "", plain)
+    plain = re.sub(r'"[^"]*?([.?!]?)"|“[^”]*”', r"X\1", plain)
+    return len(re.findall(r"[。？！]|[.?!]\)?(?= |$)|[:：]$", plain))
+
+
 @pytest.mark.parametrize("english, chinese", PAIRS)
 def test_both_languages_have_the_same_commands_headings_numbers_and_paragraphs(english, chinese):
     assert list(commands_of(english)) == list(commands_of(chinese)) != []
@@ -130,6 +139,7 @@ def test_both_languages_have_the_same_commands_headings_numbers_and_paragraphs(e
     assert {n for n in a ^ b if len(n) > 2} == set()  # small ones may be words
     for a, b in itertools.zip_longest(units_of(english), units_of(chinese), fillvalue=""):
         assert a and b and sorted(re.findall("`[^`]+`", a)) == sorted(re.findall("`[^`]+`", b)), f"{a}\n{b}"
+        assert count_sentences(a) == count_sentences(b), f"{a}\n{b}"
 
 
 def test_the_tutorials_reader_finds_every_option_of_train():
