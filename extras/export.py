@@ -7,7 +7,7 @@ Writes one of
     hf           a folder that AutoModelForCausalLM and AutoTokenizer load; needs pip install transformers
     llama2c      .bin of version 0, float32, for llama2.c's run.c, and a tokenizer: tokenizer.bin beside
                  model.bin, story.tokenizer.bin beside story.bin
-    llama2c_q80  .bin of version 2, int8, for llama2.c's runq.c, and a tokenizer
+    llama2c_q80  .bin of version 2, int8, for llama2.c's runq.c, and tokenizer_q80.bin beside model_q80.bin
     gguf         float16, for llama.cpp, Ollama and LM Studio; needs pip install gguf
     gguf_q8_0    the same with int8 matrices
     ckpt         a checkpoint for sample.py, and for train.py --init_from=PATH

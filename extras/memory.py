@@ -116,6 +116,7 @@ def activations_per_token(args, size, device_type):
 def print_cards():
     """For each of MODELS and CARDS the largest batch, a power of two, that leaves a tenth free, eager."""
     print(f"\nHours are computed, not measured: the FLOPs at {utilisation:.0%} of the card's peak.")
+    print("They are for the compute-optimal number of tokens; small models are often trained on far more.")
     for name, (args, sequences) in MODELS.items():
         with torch.device("meta"):
             model = Transformer(args)
@@ -125,7 +126,7 @@ def print_cards():
         num_params = model.num_params()
         tokens = TOKENS_PER_PARAMETER * num_params
         print(f"\n{name}: {num_params:,} parameters, steps of {sequences} x {args.max_seq_len} tokens")
-        print(f"  worth training on {tokens / 1e6:,.0f} million tokens, {TOKENS_PER_PARAMETER} per parameter")
+        print(f"  hours for {tokens / 1e6:,.0f} million tokens, {TOKENS_PER_PARAMETER} per parameter")
         print(f"  {'card':16} {'batch':>6} {'accumulation':>13} {'GB eager':>9} {'compiled':>9} {'hours':>8}")
         for gigabytes, (card, peak) in CARDS.items():
             most = (0.9e9 * gigabytes - fixed) / per_sequence
