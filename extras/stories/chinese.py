@@ -27,9 +27,12 @@ ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭�
     猪驴鲨豚猿鳄骆驼貂獾犀羚虾蝎蝠鸽鸦"""
 
 SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁"
-GIVEN = """安宁静怡悦雨雪晴云霞虹月星辰光辉宇博文武斌俊豪勇毅峰岩松柏森楠桐梓涵洁清源洋波江河溪泉然诗书
-    琴瑶瑾瑜璐珊玲玉环娟秀英菊荷莲蓉芬蕾薇萱茜燕凤莺翔骏驰超越志远哲睿智慧敏聪颖嘉子欢喜福瑞祥庆伟华
-    春夏秋冰可心依悠田糖圆奇妙雷雄香鹿鱼羽风舟帆桃杏桥"""
+GIVEN = {  # what stands in the names of girls, and of boys
+    "girl": """静怡悦雨雪晴霞虹月欣萱瑶瑾瑜璐珊玲玉环娟秀英菊荷莲蓉芬蕾薇茜燕凤莺婷慧敏颖依悠心可欢糖
+        香桃杏诗琴安宁春冰妙溪清洁柔倩媛""",
+    "boy": """光辉宇博文武斌俊豪勇毅峰岩松柏森楠桐源洋波江河志远哲睿智超越驰骏翔雷雄伟华福瑞祥庆田圆奇夏
+        秋舟帆桥星辰云风羽鹿泉然昊铭坤""",
+}
 HEROES = {
     "girl": """莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 丫丫 琪琪 欣欣 佳佳 露露 娜娜 芳芳 思思 雯雯 小红 小丽 小芳 小美
         小梅 珍珍 菲菲 苗苗 晓晓 果果 小兰""".split(),
@@ -58,6 +61,10 @@ UNWANTED = re.compile(
     re.X,
 )
 
+HERO_NAME = """{given}{given}/{given}{given}/{given}{given}/小{given}/小{given}/小{given}/阿{given}/大{given}/
+    老{surname}/{given}{given2}/{given}{given2}/{given}{given2}/{surname}{given}/{surname}{given}/
+    {surname}{given}{given2}/{surname}{given}{given2}/{surname}{given}{given2}/{surname}小{given}/
+    {surname}小{given}/{a}{a}/小{a}/{sound}{sound2}/{sound}{sound2}{sound3}"""
 WORDS = {
     "sound": " ".join("".join(SOUNDS.split())),
     "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
@@ -74,13 +81,10 @@ WORDS = {
         {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
         {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}""",
     # Two heroes in five have a name that is put together: visitors bring their own.
-    "girl_name": "{hero_name}",
-    "boy_name": "{hero_name}",
-    "hero_name": """{given}{given}/{given}{given}/{given}{given}/小{given}/小{given}/小{given}/阿{given}/
-        大{given}/老{surname}/{given}{given2}/{given}{given2}/{given}{given2}/{surname}{given}/{surname}{given}/
-        {surname}{given}{given2}/{surname}{given}{given2}/{surname}{given}{given2}/{surname}小{given}/
-        {a}{a}/小{a}/{a}{b}/{sound}{sound2}/{sound}{sound2}{sound3}""",
-    "given": " ".join("".join(GIVEN.split())),
+    "girl_name": HERO_NAME.replace("given", "girl_given"),
+    "boy_name": HERO_NAME.replace("given", "boy_given"),
+    "girl_given": " ".join("".join(GIVEN["girl"].split())),
+    "boy_given": " ".join("".join(GIVEN["boy"].split())),
     "surname": " ".join(SURNAMES),
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
@@ -281,7 +285,7 @@ PLOTS = {
 
 # A token that no name has had is never copied. So names have each character that a story may write.
 TEXTS = [text for plot in PLOTS.values() for text in plot.values()]
-TEXTS += [text for slot, text in WORDS.items() if slot not in ("rare", "given", "surname")]
+TEXTS += [text for slot, text in WORDS.items() if slot not in ("rare", "girl_given", "boy_given", "surname")]
 TEXTS += [*HEROES["girl"], *HEROES["boy"], *KINS, "男女"]
 OWN = set(re.findall("[\u4e00-\u9fff]", "".join(TEXTS)))
 WORDS["own"] = " ".join(sorted(OWN - set(GRAMMAR)))
