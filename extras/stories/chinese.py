@@ -26,12 +26,13 @@ SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔�
 ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球
     猪驴鲨豚猿鳄骆驼貂獾犀羚虾蝎蝠鸽鸦"""
 
-SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁"
+SURNAMES = """王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾
+    丁姜范秦孟"""
 GIVEN = {  # what stands in the names of girls, and of boys
     "girl": """静怡悦雨雪晴霞虹月欣萱瑶瑾瑜璐珊玲玉环娟秀英菊荷莲蓉芬蕾薇茜燕凤莺婷慧敏颖依悠心可欢糖
-        香桃杏诗琴安宁春冰妙溪清洁柔倩媛""",
+        香桃杏诗琴安宁春冰妙溪清洁柔倩媛芸岚惠淑霜""",
     "boy": """光辉宇博文武斌俊豪勇毅峰岩松柏森楠桐源洋波江河志远哲睿智超越驰骏翔雷雄伟华福瑞祥庆田圆奇夏
-        秋舟帆桥星辰云风羽鹿泉然昊铭坤""",
+        秋舟帆桥星辰云风羽鹿泉然昊铭坤健康旭川诚凡""",
 }
 HEROES = {
     "girl": """莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 丫丫 琪琪 欣欣 佳佳 露露 娜娜 芳芳 思思 雯雯 小红 小丽 小芳 小美
@@ -61,10 +62,10 @@ UNWANTED = re.compile(
     re.X,
 )
 
-HERO_NAME = """{given}{given}/{given}{given}/{given}{given}/小{given}/小{given}/小{given}/阿{given}/大{given}/
-    老{surname}/{given}{given2}/{given}{given2}/{given}{given2}/{surname}{given}/{surname}{given}/
-    {surname}{given}{given2}/{surname}{given}{given2}/{surname}{given}{given2}/{surname}小{given}/
-    {surname}小{given}/{a}{a}/小{a}/{sound}{sound2}/{sound}{sound2}{sound3}"""
+HERO_NAME = """{given}{given}/{given}{given}/{a}{a}/小{given}/小{given}/小{a}/阿{given}/大{given}/老{surname}/
+    {given}{given2}/{given}{given2}/{a}{b}/{surname}{given}/{surname}{given}/{surname}{given}{given2}/
+    {surname}{given}{given2}/{surname}{given}{given2}/{surname}{a}{b}/{surname}小{given}/{surname}小{given}/
+    {sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}"""
 WORDS = {
     "sound": " ".join("".join(SOUNDS.split())),
     "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
@@ -85,13 +86,13 @@ WORDS = {
     "boy_name": HERO_NAME.replace("given", "boy_given"),
     "girl_given": " ".join("".join(GIVEN["girl"].split())),
     "boy_given": " ".join("".join(GIVEN["boy"].split())),
-    "surname": " ".join(SURNAMES),
+    "surname": " ".join("".join(SURNAMES.split())),
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
         村口 海边 路边 果园里 竹林里 湖边 小山上 井边 学校门口 操场上""",
     "time": "星期六的早上 星期天的下午 放学以后 吃过午饭 一个晴朗的早上 一个暖和的下午 一个安静的傍晚",
     "hobby": "画画 唱歌 跳舞 看云 捉蜻蜓 捡树叶 听故事 搭积木 看蚂蚁搬家 吹泡泡 爬树 踩水坑 数星星 摘野花",
-    "good": "善良 勇敢 聪明 可爱 活泼 懂事 爱笑 热心 细心 有礼貌",
+    "good": "善良 勇敢 聪明 可爱 活泼 懂事 爱笑 热心 热心 细心 有礼貌",
     "animal_word": "小松鼠 老山羊 小青蛙 大白鹅 小麻雀 老黄牛 小乌龟 小蜜蜂 花喜鹊 小白兔",
     "way": "小河边 山那边 小桥那头 竹林里 山洞口 大石头后面 向日葵地里 老槐树下",
     "hideout": "草堆后面 大水缸里 老槐树后面 葡萄架下 旧木箱里 向日葵地里 小船里 滑梯下面 石狮子后面",
@@ -285,7 +286,7 @@ PLOTS = {
 
 # A token that no name has had is never copied. So names have each character that a story may write.
 TEXTS = [text for plot in PLOTS.values() for text in plot.values()]
-TEXTS += [text for slot, text in WORDS.items() if slot not in ("rare", "girl_given", "boy_given", "surname")]
+TEXTS += [text for slot, text in WORDS.items() if slot != "rare"]
 TEXTS += [*HEROES["girl"], *HEROES["boy"], *KINS, "男女"]
 OWN = set(re.findall("[\u4e00-\u9fff]", "".join(TEXTS)))
 WORDS["own"] = " ".join(sorted(OWN - set(GRAMMAR)))
