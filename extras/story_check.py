@@ -134,7 +134,7 @@ def check_names(text):
         else:  # what is spoken to is called by its own name, if it has one
             likeness = difflib.SequenceMatcher(None, names.get("kind", ""), word).ratio()
             expected = "own" if "own" in names and likeness < 0.6 else "kind"
-            if likeness < 0.3 and "own" not in names:
+            if likeness < 0.2 and "own" not in names:
                 expected = "hero"
         if expected in kept and names.get(expected) not in (word, word.removesuffix("s")):
             kept[expected] = False
