@@ -298,8 +298,8 @@ def head():
                 d.cell(ax, left + unit * j, y, unit, unit, fc="blue", alpha=float(weights[i, j]), ec="none")
         d.cell(ax, left, y, unit * (i + 1), unit, fc="none", ec="line", linewidth=0.6)
         d.say(ax, x - 8, y + unit / 2, names[i + 1], ha="right")
-        d.cell(ax, x, y + 5, 90 * float(probs[i]), unit - 10, fc=fill, ec="none")
-        d.say(ax, x + 6 + 90 * float(probs[i]), y + unit / 2, f"{probs[i]:.1%}", color, ha="left")
+        d.cell(ax, x, y + 5, 80 * float(probs[i]), unit - 10, fc=fill, ec="none")
+        d.say(ax, x + 6 + 80 * float(probs[i]), y + unit / 2, f"{probs[i]:.1%}", color, ha="left")
     for i, j in copies:
         d.cell(ax, left + unit * j, top + unit * i, unit, unit, fc="none", ec="orange", linewidth=2)
     for n, text in enumerate((f"layers.{layer}, head {h}: a row for each", "position, and where it looks")):
