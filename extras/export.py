@@ -246,6 +246,7 @@ def write_ckpt(args, weights, tok, stop_ids, path):
 def write_hf(args, weights, tok, stop_ids, folder):
     """config.json, generation_config.json and model.safetensors, and the tokenizer's files."""
     transformers = import_optional("transformers", "--export_format=hf")
+    safetensors = import_optional("safetensors", "--export_format=hf")
     special_ids = (tok.bos_id, tok.eos_id, tok.pad_id) if tok else (-1, -1, -1)
     bos, eos, pad = (i if i >= 0 else None for i in special_ids)
     stops = stop_ids or [i for i in dict.fromkeys((eos, bos)) if i is not None]  # where sample.py stops, too
@@ -269,7 +270,7 @@ def write_hf(args, weights, tok, stop_ids, folder):
     with replace_folder(folder) as new:
         try:
             model.save_pretrained(new)
-        except Exception as error:  # safetensors' are no OSError
+        except safetensors.SafetensorError as error:  # of a full disk, say: it is no OSError
             raise InputError(f"{folder} cannot be written: {first_sentence(error)}") from None
         for name, content in files.items():
             Path(new, name).write_bytes(content)

@@ -26,24 +26,15 @@ SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔�
 ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球
     猪驴鲨豚猿鳄骆驼貂獾犀羚虾蝎蝠鸽鸦"""
 
-SURNAMES = """王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾
-    丁姜范秦孟"""
-GIVEN = {  # what stands in the names of girls, and of boys
-    "girl": """静怡悦雨雪晴霞虹月欣萱瑶瑾瑜璐珊玲玉环娟秀英菊荷莲蓉芬蕾薇茜燕凤莺婷慧敏颖依悠心可欢糖
-        香桃杏诗琴安宁春冰妙溪清洁柔倩媛芸岚惠淑霜丫思雯梅珍菲苗晓果""",
-    "boy": """光辉宇博文武斌俊豪勇毅峰岩松柏森楠桐源洋波江河志远哲睿智超越驰骏翔雷雄伟华福瑞祥庆田圆奇夏
-        秋舟帆桥星辰云风羽鹿泉然昊铭坤健康旭川诚凡鹏凯磊龙杰晨轩""",
-}
-HEROES = {  # the others are put together
-    "girl": """莉莉 莉莉 莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 琪琪 欣欣 佳佳 露露 娜娜 小红 小丽 小芳 小美
-        小兰""".split(),
-    "boy": """小明 小明 小明 乐乐 豆豆 强强 冬冬 亮亮 壮壮 小刚 小宝 小虎 阳阳 涛涛 浩浩 飞飞 东东
-        小海""".split(),
+HEROES = {
+    "girl": """莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 丫丫 琪琪 欣欣 佳佳 露露 娜娜 芳芳 思思 雯雯 小红 小丽 小芳 小美
+        小梅 珍珍 菲菲 苗苗 晓晓 果果 小兰""".split(),
+    "boy": """小明 乐乐 豆豆 强强 冬冬 亮亮 壮壮 小刚 小宝 小虎 阳阳 涛涛 浩浩 鹏鹏 东东 飞飞 牛牛 凯凯 磊磊
+        小龙 小杰 大壮 晨晨 轩轩 皮皮 小海""".split(),
 }
 PRONOUNS = {"girl": ("她",), "boy": ("他",)}  # of the hero; a creature is 它
 KINS = ("妈妈", "爸爸", "奶奶", "爷爷", "外婆")
 
-TRIED_HEROES = ("莉莉", "小明", "安安", "王小雨")  # no story has the last two
 # What people may try: no story has it.
 KEPT_OUT = """
     修格斯 皮卡丘 恐龙 奥特曼 哥斯拉 独角兽 机器猫 孙悟空 麒麟 霸王龙 喜羊羊 灰太狼 光头强 佩奇 海绵宝宝
@@ -62,10 +53,6 @@ UNWANTED = re.compile(
     re.X,
 )
 
-HERO_NAME = """{given}{given}/{given}{given}/{a}{a}/小{given}/小{given}/小{a}/阿{given}/大{given}/老{surname}/
-    {given}{given2}/{given}{given2}/{a}{b}/{surname}{given}/{surname}{given}/{surname}{given}{given2}/
-    {surname}{given}{given2}/{surname}{given}{given2}/{surname}{a}{b}/{surname}小{given}/{surname}小{given}/
-    {sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}"""
 WORDS = {
     "sound": " ".join("".join(SOUNDS.split())),
     "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
@@ -81,18 +68,12 @@ WORDS = {
         {sound}{sound2}{animal}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{a}{b}{b}/{a}{b}{a}{b}/
         {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
         {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}""",
-    # Two heroes in five have a name that is put together: visitors bring their own.
-    "girl_name": HERO_NAME.replace("given", "girl_given"),
-    "boy_name": HERO_NAME.replace("given", "boy_given"),
-    "girl_given": " ".join("".join(GIVEN["girl"].split())),
-    "boy_given": " ".join("".join(GIVEN["boy"].split())),
-    "surname": " ".join("".join(SURNAMES.split())),
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
         村口 海边 路边 果园里 竹林里 湖边 小山上 井边 学校门口 操场上""",
     "time": "星期六的早上 星期天的下午 放学以后 吃过午饭 一个晴朗的早上 一个暖和的下午 一个安静的傍晚",
     "hobby": "画画 唱歌 跳舞 看云 捉蜻蜓 捡树叶 听故事 搭积木 看蚂蚁搬家 吹泡泡 爬树 踩水坑 数星星 摘野花",
-    "good": "善良 勇敢 聪明 可爱 活泼 懂事 爱笑 热心 热心 细心 有礼貌",
+    "good": "善良 勇敢 聪明 可爱 活泼 懂事 爱笑 热心 细心 有礼貌",
     "animal_word": "小松鼠 老山羊 小青蛙 大白鹅 小麻雀 老黄牛 小乌龟 小蜜蜂 花喜鹊 小白兔",
     "way": "小河边 山那边 小桥那头 竹林里 山洞口 大石头后面 向日葵地里 老槐树下",
     "hideout": "草堆后面 大水缸里 老槐树后面 葡萄架下 旧木箱里 向日葵地里 小船里 滑梯下面 石狮子后面",
@@ -112,9 +93,7 @@ WORDS = {
         {kind}。/回到家，{hero}把{kind}的事讲给{kin}听。{kin}[笑着|摸摸{hero}的头]说：“[你真是个好孩子|
         下次请{kind}来家里玩吧|我也想看看那只{colour2}的{kind}]。”/该回家了，{hero}向{kind}挥挥手。
         {kind}{act}，说：“[明天见|下次再来玩]，{hero}！”/{hero}笑了，{kind}也笑了。/{hero}抱了抱{kind}，
-        [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{he}笑。/
-        回到家，{hero}画了一只{colour2}的{kind}，还给它画上了{has}。/回到家，{hero}画了一只{colour2}的{kind}，
-        还给它画上了{has}。""",
+        [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{he}笑。""",
 }
 
 PLOTS = {
@@ -290,9 +269,3 @@ TEXTS += [text for slot, text in WORDS.items() if slot != "rare"]
 TEXTS += [*HEROES["girl"], *HEROES["boy"], *KINS, "男女"]
 OWN = set(re.findall("[\u4e00-\u9fff]", "".join(TEXTS)))
 WORDS["own"] = " ".join(sorted(OWN - set(GRAMMAR)))
-
-
-def is_hero(name):
-    """Whether a name that was put together may be a hero's: no story writes it otherwise."""
-    known = name in TRIED_HEROES or any(name in text for text in TEXTS)
-    return not known and not UNWANTED.search(name)
