@@ -19,7 +19,7 @@ Writes output_scaling/dim32_100000/log.jsonl ..., results.json (the losses, the 
 
 A law holds as long as nothing new begins. By default all runs end before names begin to be copied, and the
 prediction is off by 3 % at most (three seeds). With --base_tokens=50000 some runs have learned to copy and
-others have not: copying begins suddenly, the law has no steps, and it is off by a tenth
+others have not: copying begins suddenly, the law has no steps, and it is off by 5 % or more
 (docs/experiments.md).
 
 Why do recipes speak of 20 tokens per parameter? A budget of C = 6 N D FLOPs can go into a large model or
