@@ -103,8 +103,8 @@ else
     small=True
     if [ "$mode" = zh ]; then
         size+=(--batch_size=6) # of 384 tokens
-        length+=(--max_iters=4500) # rare characters are three tokens: copying them is learned later
-        megabytes=36
+        length+=(--max_iters=6000) # rare characters are three tokens: copying them is learned later
+        megabytes=42
     elif [ "$mode" = tinystories ]; then # they have more words, plots and turns: a larger model
         size=(--dim=192 --n_layers=4 --n_heads=6 --n_kv_heads=6 --batch_size=16 --gradient_accumulation_steps=1)
         length=(--max_iters=1000 --warmup_iters=20 --eval_interval=250 --eval_iters=20 --log_interval=10)
@@ -127,7 +127,7 @@ elif [ "$mode" = zh ]; then
     data=data_zh out=output_zh
     prompt="有一天，莉莉遇到了一只修格斯"
     beginning="从前"
-    vocab=1088 # the characters of the stories, and bytes
+    vocab=1152 # the characters of the stories, and bytes
     vocab_options=(--longest_piece=1) # a token is a character, or a third of a rare one
     size+=(--max_seq_len=384) # so a story has more of them
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --language=zh --megabytes=$megabytes --data_dir=$data

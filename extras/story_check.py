@@ -4,8 +4,8 @@ Do the stories of a model hold together? Counted by a program that knows the gra
     python -m extras.story_check --checkpoint=output/ckpt.pt --num_stories=64
     python -m extras.story_check --input_path=stories.json        a list of {"story": text}
 
-Reads  a checkpoint, which writes stories about four heroes, of whom Priya and Oskar are in no training
-       story, and four creatures, none of which is; or stories from a file
+Reads  a checkpoint, which writes stories about four heroes, two of whom are in no training story, and four
+       creatures, none of which is; or stories from a file
        data/TinyStories_all_data, where it is, for the longest piece that is copied from there
 Prints a table: for each property the share of the stories that have it, of those to which it applies
 
@@ -21,7 +21,7 @@ Prints a table: for each property the share of the stories that have it, of thos
                             training story either, how many of the stories of the four heroes keep it
 
 Stories in Chinese are asked the same, by stories/chinese_check.py, and whether the creature's tail or ears
-stay; their heroes are all in training stories.
+stay.
 
 The loss says how well the next token is predicted, on average over all tokens. Most tokens are easy: a story
 may change its hero at a cost that the average hardly shows. On the grammar's own stories each property holds

@@ -10,10 +10,10 @@ data. The same (seed, shards, megabytes) gives the same files on every machine.
 
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
-together from syllables, letters or pieces of words, and seldom comes twice; so are, in English, the names of
-two heroes in five. Such names cannot be learned by heart: to write "the Brindlewump" again, a model must
-learn to look back and copy. That is what lets it continue the prompt "One day, Lily met a Shoggoth" about
-the Shoggoth, a word that no story has, and about Priya instead of Lily.
+together from syllables, letters or pieces of words, and seldom comes twice; so are the names of two heroes
+in five. Such names cannot be learned by heart: to write "the Brindlewump" again, a model must learn to look
+back and copy. That is what lets it continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a
+word that no story has, and about Priya instead of Lily.
 
 All that is random in a story is a choice whose probability is known. So we know, too, how well the stories
 can be predicted at best: see the limit, below.
@@ -200,6 +200,7 @@ class Language(NamedTuple):
     sexes: dict[str, str]  # the word for each
     pronouns: dict[str, tuple[str, ...]]
     kins: tuple[str, ...]
+    is_hero: Callable[[str], bool]  # whether a made-up name may be a hero's
     make_name: Callable[[dict, random.Random], str]
     named: str  # what tells the name that one creature in five has; "": none has one
     space: str  # between words
@@ -207,27 +208,24 @@ class Language(NamedTuple):
 
 ENGLISH = Language(
     WORDS, english.PLOTS, english.HEROES, {"girl": "girl", "boy": "boy"}, english.PRONOUNS, english.KINS,
-    made_up_name, named=" named {cname}", space=" ",
+    english.is_hero, made_up_name, named=" named {cname}", space=" ",
 )  # fmt: skip
 CHINESE = Language(
     entries(chinese.WORDS), chinese.PLOTS, chinese.HEROES, {"girl": "女孩", "boy": "男孩"}, chinese.PRONOUNS,
-    chinese.KINS, chinese_name, named="", space="",
+    chinese.KINS, chinese.is_hero, chinese_name, named="", space="",
 )  # fmt: skip
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
 
 
 def hero_name(sex: str, language: Language, s: dict, rng: random.Random) -> str:
     """A name that many stories have, or one that seldom comes twice, as a visitor's. And its marks."""
-    slot = f"{sex}_name"
-    if slot not in language.words:
-        return choose(language.heroes[sex], s, rng)
     if rng.random() < 0.6:
         return choose(language.heroes[sex], s, rng) + mark(0.6, s)
     while True:
-        marked = from_slot(slot, language.words, s, rng)
+        marked = from_slot(f"{sex}_name", language.words, s, rng)
         name = MARK.sub("", marked)
         others = MARK.sub("", s["kind"] + s["cname"])
-        if english.is_hero(name) and name not in others:
+        if language.is_hero(name) and name not in others:
             return marked + mark(0.4, s)
 
 

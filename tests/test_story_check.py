@@ -36,11 +36,9 @@ TEMPLATES = (
     "{he} and {his} {kin}, {looks}",
 )
 TABLES = {"together": "m: n/丙: [丁|戊]/己: 庚 ¶ x/辛/壬/癸", "story": "{m}{n}{x}¶{hero}{he}，{kind}[a|b]"}
-HEROES = {"girl": ["莉莉"], "boy": ["小明", "小刚"]}
+HEROES = {"girl": ["莉莉"], "boy": ["小明"]}
 LIMITS = [(ENGLISH._replace(plots={"": {"story": template}}), 5_000) for template in TEMPLATES]
-LILY_TOM = {"girl": ["Lily"], "boy": ["Tom", "Max"]}
-LIMITS.append((ENGLISH._replace(plots={"": {"story": "{hero} [a|b] {he}"}}, heroes=LILY_TOM), 5_000))
-LIMITS.append((CHINESE._replace(plots={"": TABLES}, heroes=HEROES, kins=("妈妈",)), 20_000))
+LIMITS.append((CHINESE._replace(plots={"": TABLES}, heroes=HEROES, kins=("妈妈",)), 30_000))
 
 
 @pytest.mark.parametrize("language, number", LIMITS)
@@ -48,10 +46,10 @@ def test_a_text_is_as_frequent_as_its_bits_say_and_all_probabilities_add_up_to_o
     language, number, monkeypatch
 ):
     monkeypatch.setitem(WORDS, "looks", ["{boy}", "[x|y] {weekday}"])
-    monkeypatch.setitem(WORDS, "girl_name", ["[Xiaqux|Xiequx]"])
-    monkeypatch.setitem(WORDS, "boy_name", ["Xonqux"])
     monkeypatch.setitem(CHINESE.words, "any", ["甲", "乙"])
     monkeypatch.setitem(CHINESE.words, "name", ["{any}{any2}", "{any}{any}"])
+    monkeypatch.setitem(CHINESE.words, "girl_name", ["甲丽"])
+    monkeypatch.setitem(CHINESE.words, "boy_name", ["甲强"])
     rng = random.Random(0)
     bits, counts = {}, Counter()
     for _ in range(number):
@@ -134,6 +132,13 @@ def another_hero(rng, text, s, language):
     return replace(rng, text, s["hero"], CHECKS[language].SEXES, language)
 
 
+def another_made_up_hero(rng, text, s, language):
+    sex = "girl" if s["he"] in ("she", "她") else "boy"
+    words = LANGUAGES[language].words
+    new = MARK.sub("", synthetic_stories.from_slot(f"{sex}_name", words, {"bits": []}, rng))
+    return replace(rng, text, s["hero"], [new, new + LETTERS[language][0]], language)
+
+
 def another_name_for(slot):
     def plant(rng, text, s, language):
         new = MARK.sub("", LANGUAGES[language].make_name({"bits": []}, rng))
@@ -144,9 +149,11 @@ def another_name_for(slot):
 
 
 def another_pronoun(rng, text, s, language):
+    """Or, in Chinese, where a story tells the sex first, another pronoun than that."""
     words = LANGUAGES[language].pronouns
     sex, other = ("boy", "girl") if s["he"] == words["boy"][0] else ("girl", "boy")
-    return replace(rng, text, "|".join(words[sex]), words[other], language) if s["hero"] in text else None
+    told = words[sex] if language == "en" else (CHINESE.sexes[sex], *words[sex])
+    return replace(rng, text, "|".join(told), words[other], language) if s["hero"] in text else None
 
 
 def another_thing(rng, text, s, language):
@@ -202,12 +209,12 @@ def test_a_planted_fault_is_found(language, name, stories):
     assert sum(found) / len(found) >= (0.9 if few else 0.95)
 
 
-def test_another_name_that_no_list_has_does_not_pass(stories):
+@pytest.mark.parametrize("language", CHECKS)
+def test_another_name_that_no_list_has_does_not_pass(language, stories):
     """Whether it stands for the hero or for the creature, only the story's sense tells."""
     rng = random.Random(0)
-    new = [synthetic_stories.from_slot("girl_name", WORDS, {"bits": []}, rng) for _ in stories["en"]]
-    planted = [replace(rng, t, s["hero"], [MARK.sub("", n)], "en") for (t, s), n in zip(stories["en"], new)]
-    found = [False in check_story(text).values() for text in planted if text]
+    planted = [another_made_up_hero(rng, text, s, language) for text, s in stories[language]]
+    found = [False in CHECKS[language].check_story(text).values() for text in planted if text]
     assert len(found) > 500 and sum(found) / len(found) >= 0.95
 
 
@@ -217,8 +224,8 @@ def test_chinese_stories_repeat_a_name_and_none_has_a_word_that_is_tried(stories
         assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text) and 180 < len(text) < 400
     everything = "".join(text for text, _ in stories["zh"])
     characters = set(everything) - set("".join(chinese.WORDS["rare"].split())) | chinese.OWN
-    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # each a piece, beside 260 others
-        assert int(re.search(r"vocab=(\d+) # the characters", f.read())[1]) == len(characters) + 260
+    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # each a piece, beside 260 others, and few more
+        assert 0 <= int(re.search(r"vocab=(\d+) # the characters", f.read())[1]) - len(characters) - 260 < 4
     assert len(chinese.KEPT_OUT) >= 40 and not [w for w in chinese.KEPT_OUT if w in everything]
 
 

@@ -5,9 +5,8 @@ Templates, slots and tables are those of english.py; a plot may have two tables,
 the measure word of {thing}. What a story says of a thing or a creature it says again, in the same words: what
 comes only once teaches nobody to look back.
 
-Three rules make the stories fit to be checked: a creature comes
-first as "一只" and its word, before a comma or a full stop; what has a colour is "{colour}的{thing}"; and a
-creature is 它, which nobody else is.
+Three rules make the stories fit to be checked: a creature comes first as "一只" and its word, before a comma
+or a full stop; what has a colour is "{colour}的{thing}"; and a creature is 它, which nobody else is.
 """
 
 import itertools
@@ -26,7 +25,10 @@ SOUNDS = """阿巴布卡克拉鲁斯格尔德特姆尼诺奥帕皮普奇萨塔�
 ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭鸡猴羊蛇虫蜂蝶鹰鲸蟹狮鹤人精仙侠娃球
     猪驴鲨豚猿鳄骆驼貂獾犀羚虾蝎蝠鸽鸦"""
 
-HEROES = {
+SURNAMES = """王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾
+    丁姜范秦孟"""
+GIVEN = "伟英华慧文志宇博俊涵梓怡诗辉峰洋波洁宁玲秀娟敏健瑶萱"
+HEROES = {  # the others are put together
     "girl": """莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 丫丫 琪琪 欣欣 佳佳 露露 娜娜 芳芳 思思 雯雯 小红 小丽 小芳 小美
         小梅 珍珍 菲菲 苗苗 晓晓 果果 小兰""".split(),
     "boy": """小明 乐乐 豆豆 强强 冬冬 亮亮 壮壮 小刚 小宝 小虎 阳阳 涛涛 浩浩 鹏鹏 东东 飞飞 牛牛 凯凯 磊磊
@@ -35,6 +37,7 @@ HEROES = {
 PRONOUNS = {"girl": ("她",), "boy": ("他",)}  # of the hero; a creature is 它
 KINS = ("妈妈", "爸爸", "奶奶", "爷爷", "外婆")
 
+TRIED_HEROES = ("莉莉", "小明", "悠悠", "王小雨")  # no story has the last two
 # What people may try: no story has it.
 KEPT_OUT = """
     修格斯 皮卡丘 恐龙 奥特曼 哥斯拉 独角兽 机器猫 孙悟空 麒麟 霸王龙 喜羊羊 灰太狼 光头强 佩奇 海绵宝宝
@@ -53,6 +56,10 @@ UNWANTED = re.compile(
     re.X,
 )
 
+# A girl and a boy may have the same: who is 她 or 他 is told only where 女孩 or 男孩 stands before it.
+HERO_NAME = """{a}{b}/{a}{b}/{a}{b}/{a}{a}/{given}{given}/小{a}/小{given}/阿{a}/大{a}/老{surname}/
+    {surname}{a}/{surname}{given}/{surname}{a}{b}/{surname}{a}{b}/{surname}{given}{a}/{surname}小{a}/{a}{b}{c}/
+    {sound}{sound2}/{sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}"""
 WORDS = {
     "sound": " ".join("".join(SOUNDS.split())),
     "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
@@ -68,6 +75,11 @@ WORDS = {
         {sound}{sound2}{animal}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{a}{b}{b}/{a}{b}{a}{b}/
         {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
         {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}""",
+    # Two heroes in five have a name that is put together: visitors bring their own.
+    "girl_name": HERO_NAME,
+    "boy_name": HERO_NAME,
+    "surname": " ".join("".join(SURNAMES.split())),
+    "given": " ".join(GIVEN),
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
         村口 海边 路边 果园里 竹林里 湖边 小山上 井边 学校门口 操场上""",
@@ -93,7 +105,9 @@ WORDS = {
         {kind}。/回到家，{hero}把{kind}的事讲给{kin}听。{kin}[笑着|摸摸{hero}的头]说：“[你真是个好孩子|
         下次请{kind}来家里玩吧|我也想看看那只{colour2}的{kind}]。”/该回家了，{hero}向{kind}挥挥手。
         {kind}{act}，说：“[明天见|下次再来玩]，{hero}！”/{hero}笑了，{kind}也笑了。/{hero}抱了抱{kind}，
-        [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{he}笑。""",
+        [高高兴兴|蹦蹦跳跳]地回家了。/那天晚上，{hero}梦见那只{colour2}的{kind}{act}，对{hero}笑。/
+        回到家，{hero}画了一只{colour2}的{kind}，还给它画上了{has}。/回到家，{hero}画了一只{colour2}的{kind}，
+        还给它画上了{has}。""",
 }
 
 PLOTS = {
@@ -136,7 +150,7 @@ PLOTS = {
         煮玉米: 根/肉包子: 个/葱油饼: 张/ 肉粽子: 个/春卷: 个/绿豆糕: 块 ¶ thing: m/珠子: 颗/石头: 块/
         小花: 朵/羽毛: 片/贝壳: 枚/铃铛: 个/纽扣: 颗/松果: 颗""",
         "story": """{meet}{looks}¶{kind}的肚子咕咕叫。“我[一天没吃东西了|饿得走不动了]，”{kind}[小声|
-        不好意思地]说。{hero}手里正好有一{n}{food}，是{kin}刚买的。{he}[也很想吃|有点舍不得]，可还是说：
+        不好意思地]说。{hero}手里正好有一{n}{food}，是{kin}刚买的。{hero}[也很想吃|有点舍不得]，可还是说：
         “[我们一人一半吧|给你吃吧，别客气]，{kind}！”¶{kind}吃着{food}，{act}，说：“[这{n}{food}真好吃|
         我从来没吃过这么好吃的{food}]！”{hero}[看着它笑了|听了心里暖暖的]。¶第二天，{kind}[跑来找{hero}|
         在老地方等{hero}]，手里拿着一{m}{colour}的{thing}。“这{m}{colour}的{thing}送给你，{hero}，”
@@ -159,7 +173,7 @@ PLOTS = {
         "story": """{meet}{looks}¶他们[说说笑笑|玩啊玩]，不知不觉，天黑了。{kind}[忽然不说话了|
         紧紧拉住{hero}的手|躲到{hero}身后]。“你怎么了，{kind}？”{hero}问。“我怕黑，”{kind}[小声说|
         低着头说]，“[黑的地方好像有大怪物|我怕什么也看不见]。”¶“[我以前也怕黑|别怕，有我呢]，{kind}，”
-        {hero}说。{he}[从包里拿出|跑回家拿来]一{m}{colour}的{thing}，四周[一下子|慢慢地]亮了。“你看，
+        {hero}说。{hero}[从包里拿出|跑回家拿来]一{m}{colour}的{thing}，四周[一下子|慢慢地]亮了。“你看，
         [那不是怪物，是一棵树|这里跟白天一样，什么也没有变]，”{hero}说。{kind}{act}，[不好意思地|]笑了。¶
         {hero}把那{m}{colour}的{thing}送给了{kind}。晚上，{kind}把{colour}的{thing}[放在床头|放在枕头边]，
         [看着窗外的星星|听着外面的虫子唱歌]，[安安稳稳地睡着了|再也不怕黑了]。“晚安，{kind}，”{hero}[说|
@@ -211,9 +225,9 @@ PLOTS = {
     "{hero}和{kind}捉迷藏，{kind}睡着了。": {
         "story": """{meet}{looks}¶“我们来捉迷藏吧，{hero}！”{kind}说。{hero}[闭上眼睛|捂住眼睛]，
         从一数到[十|二十]。{kind}[踮着脚|悄悄地]跑了。¶“藏好了吗，{kind}？”{hero}喊。没有人回答。
-        {he}看了看{hideout2}，没有；又看了看{hideout3}，也没有。“[我认输了|你赢了]，快出来吧，{kind}！”
+        {hero}看了看{hideout2}，没有；又看了看{hideout3}，也没有。“[我认输了|你赢了]，快出来吧，{kind}！”
         {hero}[大声喊|着急地喊]。¶这时，{hero}听见了[呼噜呼噜|轻轻的打呼噜]的声音，是从{hideout}传来的。
-        {he}走到{hideout}一看，{kind}[躺|趴]在那里睡着了！“找到你了，{kind}！”{hero}[轻轻地推了推它|小声说]
+        {hero}走到{hideout}一看，{kind}[躺|趴]在那里睡着了！“找到你了，{kind}！”{hero}[轻轻地推了推它|小声说]
         。{kind}{act}，[迷迷糊糊地|打着哈欠]问：“[我赢了吗|天亮了吗]？”{hero}[笑得肚子疼|哈哈大笑]：
         “{hideout}[真舒服吧|可不是床]，{kind}！”{end}""",
     },
@@ -232,7 +246,7 @@ PLOTS = {
     },
     "{hero}捡到一个{colour}的蛋，蛋里钻出一只{kind}。": {
         "story": """[有一天|{time}]，{hero}在{place}捡到了一个{colour}的蛋。“[这是谁的蛋呀|里面是什么呢]？
-        ”{hero}[自言自语|想]。{he}把{colour}的蛋带回家，[用毛巾包好|放在铺着棉花的篮子里]，[每天看好几次|
+        ”{hero}[自言自语|想]。{hero}把{colour}的蛋带回家，[用毛巾包好|放在铺着棉花的篮子里]，[每天看好几次|
         天天守着它]。¶[三|五|七]天以后，{colour}的蛋动了。咔嚓！蛋壳里钻出一只{kind}。
         这只刚出生的{kind}全身都是{colour2}的，[长着|有]{has}。“你好，{kind}！”{hero}[轻轻地|高兴地]说。¶
         {kind}一天天长大了。可是一到晚上，{kind}就[望着窗外|趴在窗台上]，不吃也不玩。“{kind}想妈妈了，”
@@ -248,7 +262,7 @@ PLOTS = {
         “我找了[一整天|好久]！”¶“对不起，{hero}，”{kind}{act}，小声说，“我[没有玩具|从来没有过{thing}]，
         只想玩一会儿。”{kind}把那{m}{colour}的{thing}还给了{hero}。{hero}[想了想|有点生气，可是看它快哭了]，
         说：“没关系，{kind}。[下次先问问我，好吗？|说了实话，就是好孩子。]”¶他们一起玩{colour}的{thing}，
-        一直玩到[太阳下山|{kin}来叫{he}吃饭]。“[跟你玩真开心|谢谢你]，{hero}，”{kind}说。{end}[|
+        一直玩到[太阳下山|{kin}来叫{hero}吃饭]。“[跟你玩真开心|谢谢你]，{hero}，”{kind}说。{end}[|
         {hero}明白了，[知错就改是好孩子|朋友之间要说实话]。]""",
     },
     "{kind}牙疼，{hero}送给它一把牙刷。": {
@@ -269,3 +283,9 @@ TEXTS += [text for slot, text in WORDS.items() if slot != "rare"]
 TEXTS += [*HEROES["girl"], *HEROES["boy"], *KINS, "男女"]
 OWN = set(re.findall("[\u4e00-\u9fff]", "".join(TEXTS)))
 WORDS["own"] = " ".join(sorted(OWN - set(GRAMMAR)))
+
+
+def is_hero(name):
+    """Whether a name that was put together may be a hero's: no story writes it otherwise."""
+    known = name in TRIED_HEROES or any(name in text for text in TEXTS)
+    return not known and not UNWANTED.search(name)

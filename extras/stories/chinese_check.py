@@ -14,7 +14,7 @@ import re
 from extras.stories import chinese
 from extras.synthetic_stories import CHINESE, tell
 
-HEROES = ("莉莉", "小明", "朵朵", "乐乐")
+HEROES = chinese.TRIED_HEROES
 CREATURES = ("修格斯", "皮卡丘", "霸王龙", "独角兽")
 TRIED = chinese.KEPT_OUT
 MEETING = "有一天，{hero}遇到了一只{creature}"
@@ -33,6 +33,9 @@ def one_of(words):
 
 COLOUR = one_of(CHINESE.words["colour"])
 HERO_NAME = re.compile(one_of(SEXES))
+FIRST_HERO = re.compile(  # who may have any name
+    rf"(?:^[^{PUNCTUATION}]*，(?!有个)|孩叫)([^的{PUNCTUATION}]{{2,6}}?)(?:在|来到|遇到|[，。])"
+)
 
 
 def with_signs(text):
@@ -43,10 +46,13 @@ def with_signs(text):
         if match := re.search(pattern, text):
             names[sign] = match[1]
             text = text.replace(match[1], sign)
-    heroes = HERO_NAME.findall(text)
+    pattern = HERO_NAME
+    if match := FIRST_HERO.search(text):
+        pattern = re.compile(one_of([*SEXES, match[1]]))
+    heroes = pattern.findall(text)
     if heroes:
         names[HERO] = heroes[0]
-    return HERO_NAME.sub(HERO, text), names, set(heroes)
+    return pattern.sub(HERO, text), names, set(heroes)
 
 
 @functools.cache
@@ -133,7 +139,7 @@ def check_colours(text):
 
 def check_pronouns(text, hero):
     sexes = {SEX_WORDS[word] for word in re.findall("[他她](?!们)|[男女]孩", text)}
-    return sexes <= {SEXES[hero]} if hero else None
+    return len((sexes | {SEXES.get(hero)}) - {None}) < 2 if hero else None
 
 
 def check_story(text, ended=None):
