@@ -2,7 +2,7 @@
 A laboratory for scaling laws: how the loss follows from a model's size and its data, and a prediction.
 
     pip install matplotlib
-    python -m extras.scaling     4 minutes on 2 cores
+    python -m extras.scaling     about 4 minutes on a CPU
 
 Trains a grid, four sizes by four numbers of tokens, by train.py on stories, one run at a time.
 Fits to the validation losses (Hoffmann et al. 2022, arXiv:2203.15556, "Chinchilla")
@@ -18,9 +18,8 @@ Writes output_scaling/dim32_100000/log.jsonl ..., results.json (the losses, the 
        came), scaling.png. Run again, it does only what is missing; other options need another --out_dir.
 
 A law holds as long as nothing new begins. By default all runs end before names begin to be copied, and the
-prediction is off by 3 % at most (three seeds). With --base_tokens=50000 some runs have learned to copy and
-others have not: copying begins suddenly, the law has no steps, and it is off by 5 % or more
-(docs/experiments.md).
+prediction was off by 2.1 % at most. With --base_tokens=50000 some runs have learned to copy and others have
+not: copying begins suddenly, the law has no steps, and it was off by 5 % (docs/experiments.md).
 
 Why do recipes speak of 20 tokens per parameter? A budget of C = 6 N D FLOPs can go into a large model or
 into many tokens. A law says which N and D give the lowest loss: see best_split. Hoffmann et al. found a and b

@@ -224,7 +224,7 @@ def test_chinese_stories_repeat_a_name_and_none_has_a_word_that_is_tried(stories
         assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text) and 180 < len(text) < 400
     everything = "".join(text for text, _ in stories["zh"])
     characters = set(everything) - set("".join(chinese.WORDS["rare"].split())) | chinese.OWN
-    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # each a piece, beside 260 others, and few more
+    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # each a piece, beside 260 others
         assert 0 <= int(re.search(r"vocab=(\d+) # the characters", f.read())[1]) - len(characters) - 260 < 4
     assert len(chinese.KEPT_OUT) >= 40 and not [w for w in chinese.KEPT_OUT if w in everything]
 
