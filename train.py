@@ -4,7 +4,7 @@ Pretraining, and fine-tuning, which is pretraining with some of the targets mask
 Reads  a folder of shards (tinystories.py pretokenize; prepare_data.py pretokenize, pretokenize_sft)
 Writes output/ckpt.pt    the model with the lowest validation loss so far
        output/last.pt    the newest state, every save_interval steps and at the end, from which a run resumes
-       output/log.jsonl  a JSON object for each logged step and each evaluation; loss.png shows it
+       output/log.jsonl  a JSON object for each logged step and each evaluation; loss.png (with matplotlib)
 
     python train.py --batch_size=8                     the tutorial's model: 8.5M parameters, 100,000 steps
     python train.py --init_from=resume                 resume the run in output/, with its options
