@@ -189,6 +189,7 @@ def test_training_takes_the_memory_that_the_formula_says(device, tmp_path, shape
         chat_rows(tmp_path / "ids", np.full((300, shape["max_seq_len"] + 1), 2, "u1"), shape["vocab_size"])
     length = {"max_iters": 3, "eval_iters": 1, "eval_interval": 100, "gradient_accumulation_steps": 2}
     usual = {"vocab_source": tmp_path / "ids", "out_dir": tmp_path / "out", "device": device}
+    gc.collect()  # what another test left would be freed in this one
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     run_here("train.py", *flags(**shape | length | usual, batch_size=64, compile=compile))
