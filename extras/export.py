@@ -364,6 +364,9 @@ def main():
     write, default_path = FORMATS[export_format]
     path = output_path(out or default_path, (checkpoint, tokenizer), export_format == "hf")
     loaded = load_weights(checkpoint, tokenizer)
+    known = {"output.weight", *(name for name, _, _ in weight_names(loaded[0]))}
+    if unknown := sorted(loaded[1].keys() - known):
+        raise InputError(f"{checkpoint} has weights that no LLaMA has, {unknown[0]}: no format can hold them")
     try:
         write(*loaded, path)
     except OSError as error:
