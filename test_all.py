@@ -188,8 +188,13 @@ def test_shards_that_are_not_what_was_asked_for_are_refused(data, tmp_path):
 
 # --- model.py
 
+def model_and_ids(rows, length, lively=True, **shape):
+    model = small_model(lively=lively, **shape)
+    return model, torch.randint(96, (rows, length))
+
+
 def test_a_model_gives_logits_and_with_targets_the_loss():
-    model, x = small_model(lively=True), torch.randint(96, (2, 20))
+    model, x = model_and_ids(2, 20)
     y = torch.randint(96, (2, 20))
     logits, loss = model(x), model(x, y)
     assert logits.shape == (2, 20, 96) and loss.shape == ()
@@ -198,7 +203,7 @@ def test_a_model_gives_logits_and_with_targets_the_loss():
 
 
 def test_a_changed_token_never_changes_earlier_logits():
-    model, x = small_model(lively=True), torch.randint(96, (2, 20))
+    model, x = model_and_ids(2, 20)
     y = x.clone()
     y[:, 12] = (y[:, 12] + 1) % 96
     with torch.no_grad():
@@ -209,7 +214,7 @@ def test_a_changed_token_never_changes_earlier_logits():
 
 def test_the_order_of_earlier_tokens_counts():
     """In a single layer nothing but RoPE knows it."""
-    model, x = small_model(lively=True, n_layers=1), torch.randint(96, (2, 20))
+    model, x = model_and_ids(2, 20, n_layers=1)
     y = torch.cat((x[:, :19].flip(1), x[:, 19:]), 1)
     with torch.no_grad():
         a, b = model(x)[:, -1], model(y)[:, -1]
@@ -217,7 +222,8 @@ def test_the_order_of_earlier_tokens_counts():
 
 
 def test_rmsnorm_is_its_formula():
-    norm, x = M.RMSNorm(8, 1e-5), torch.randn(3, 8)
+    norm = M.RMSNorm(8, 1e-5)
+    x = torch.randn(3, 8)
     norm.weight.data.uniform_(0.5, 2)
     want = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight
     assert torch.allclose(norm(x), want, atol=1e-6)
@@ -244,7 +250,8 @@ def test_each_key_value_head_serves_the_query_heads_beside_it(grouped):
 
 
 def test_dropout_stands_in_four_places_and_only_in_training():
-    model, seen = small_model(lively=True, n_layers=1, dropout=0.25), {}
+    model = small_model(lively=True, n_layers=1, dropout=0.25)
+    seen = {}
     block, attention = model.layers[0], model.layers[0].attention
     block.register_forward_pre_hook(lambda _, x: seen.update(embeddings=x[0]))
     # the first position has one attention weight, which is 1 or dropped
@@ -276,7 +283,7 @@ def test_weights_begin_with_the_right_spread():
 
 
 def test_targets_of_minus_1_teach_nothing():
-    model, x = small_model(), torch.randint(96, (2, 10))
+    model, x = model_and_ids(2, 10, lively=False)
     y = torch.randint(96, (2, 10))
     y[:, :6] = -1
     want = torch.nn.functional.cross_entropy(model(x)[:, 6:].reshape(-1, 96), y[:, 6:].reshape(-1))
@@ -284,7 +291,7 @@ def test_targets_of_minus_1_teach_nothing():
 
 
 def test_one_batch_is_learned_by_heart():
-    model, x = small_model(), torch.randint(96, (4, 17))
+    model, x = model_and_ids(4, 17, lively=False)
     optimizer = model.configure_optimizers(0.0, 1e-2, (0.9, 0.95))
     for _ in range(80):
         loss = model(x[:, :-1], x[:, 1:])
@@ -319,7 +326,7 @@ def test_a_shape_that_does_not_fit_is_refused(changes):
 
 
 def test_a_checkpoint_gives_the_model_back_and_hides_no_missing_weight(tmp_path):
-    model, x = small_model(lively=True), torch.randint(96, (2, 20))
+    model, x = model_and_ids(2, 20)
     weights = {f"_orig_mod.{name}": w for name, w in model.state_dict().items()}  # as nanoGPT saves them
     checkpoint = {"model": weights, "model_args": M.model_args_dict(model.args)}
     torch.save(checkpoint, tmp_path / "ckpt.pt")
@@ -335,7 +342,7 @@ def test_a_checkpoint_gives_the_model_back_and_hides_no_missing_weight(tmp_path)
 # --- model.py: generation
 
 def test_the_kv_cache_changes_no_logits():
-    model, x = small_model(lively=True), torch.randint(96, (2, 20))
+    model, x = model_and_ids(2, 20)
     cache = model.make_cache(2)
     with torch.no_grad():
         want = model(x)
@@ -358,17 +365,18 @@ def by_the_tutorials_loop(model, x, steps, context):
 
 @pytest.mark.parametrize("context, length, steps", [(32, 5, 20), (16, 40, 30)])
 def test_greedy_text_is_that_of_the_tutorials_loop_without_a_cache(context, length, steps):
-    model, x = small_model(lively=True, max_seq_len=context), torch.randint(96, (2, length))
+    model, x = model_and_ids(2, length, max_seq_len=context)
     want = by_the_tutorials_loop(model, x, steps, context)
     assert torch.equal(model.generate(x, steps, temperature=0), want)
     assert all(len(set(row)) > 10 for row in want[:, length:].tolist())  # not a model that repeats itself
 
 
 def test_a_row_stops_at_its_stop_id_and_the_others_continue():
-    model, x = small_model(lively=True), torch.randint(96, (3, 5))
+    model, x = model_and_ids(3, 5)
     free = model.generate(x, 25, temperature=0)
     stop = free[0, 10].item()
-    rows, ends = model.generate(x, 25, temperature=0, stop_ids={stop}).tolist(), []
+    rows = model.generate(x, 25, temperature=0, stop_ids={stop}).tolist()
+    ends = []
     for row, whole in zip(rows, free.tolist()):
         ends.append(5 + whole[5:].index(stop) if stop in whole[5:] else len(row))
         assert row[: ends[-1]] == whole[: ends[-1]] and set(row[ends[-1] :]) <= {stop}
@@ -528,7 +536,8 @@ def test_eval_only_is_the_mean_over_the_split(trained, data, capsys):
     run_here("train.py", "--eval_only", "--dtype=float32", f"--init_from={trained}/ckpt.pt", *options)
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     model = M.Transformer.from_checkpoint(M.load_checkpoint(f"{trained}/ckpt.pt")).eval()
-    ds, by_hand = dataset(data, "val"), []
+    ds = dataset(data, "val")
+    by_hand = []
     for i in ds.order(0)[:12]:  # cross-entropy is minus the log of what the model gave the right token
         x, y = ds[int(i)]
         with torch.no_grad():
@@ -698,7 +707,8 @@ def test_rows_begin_with_a_conversation_and_are_cut_only_where_one_is_longer(zh,
             *flags(tokenizer=zh / "tokenizer_k", max_seq_len=200, workers=2))  # fmt: skip
     out = capsys.readouterr().out
     whole = [by_hand(tok, chat) for chat in [*chats, long]]
-    expected, found = [(ids[:size], mask[:size]) for ids, mask in whole], []
+    expected = [(ids[:size], mask[:size]) for ids, mask in whole]
+    found = []
     for shard in (tmp_path / "sft").glob("*.bin"):
         rows = np.fromfile(shard, "<u2").reshape(-1, size).tolist()
         masks = np.fromfile(shard.with_suffix(".mask"), "u1").reshape(-1, size).tolist()
@@ -757,7 +767,8 @@ def test_chinese_documents_end_in_eos_and_stay_whole(zh, tok, tmp_path):
     parts = [np.fromfile(p, "<u2").tolist() for p in sorted((tmp_path / "ids").glob("*.bin"))]
     chunks = [row["text"] for row in read_rows(zh / "chunks.jsonl")]
     assert sum(parts, []) == [i for chunk in chunks for i in (START, *tok.encode(chunk), END)]
-    ends, at = set(), 0  # after which chunk a document ends
+    ends = set()
+    at = 0  # after which chunk a document ends
     for row in read_rows(zh / "raw.jsonl"):
         at += -(-len(row["text"]) // 512)
         ends.add(at)
@@ -770,7 +781,8 @@ def test_chinese_documents_end_in_eos_and_stay_whole(zh, tok, tmp_path):
 def test_streaming_shows_whole_characters_only(tok, data):
     for tokenizer in (tok, Tokenizer(f"{data}/tok512.model")):
         ids = tokenizer.encode("鑫🙂龘!")  # none in the vocabulary: 3, 4 and 3 bytes, a token each
-        out, states = io.StringIO(), []
+        out = io.StringIO()
+        states = []
         streamer = TextStreamer(tokenizer, [], out)
         for i in ids[-11:]:
             streamer.put(i)
@@ -783,7 +795,8 @@ def test_streaming_shows_whole_characters_only(tok, data):
 
 class Parrot:  # a model that answers "答" and its end, and keeps what it was asked
     def __init__(self, tok, context):
-        self.tokenizer, self.asked = tok, []
+        self.tokenizer = tok
+        self.asked = []
         self.model = SimpleNamespace(args=SimpleNamespace(max_seq_len=context))
 
     def stream(self, ids, num_samples, max_new_tokens, *settings):
@@ -792,7 +805,8 @@ class Parrot:  # a model that answers "答" and its end, and keeps what it was a
 
 
 def test_a_chat_remembers_until_the_context_is_full(tok, capsys):
-    parrot, out = Parrot(tok, 120), io.StringIO()
+    parrot = Parrot(tok, 120)
+    out = io.StringIO()
     chat = Chat(parrot, "s", out)
     for n in range(6):
         assert chat.ask(f"问{n}", max_new_tokens=20) == "答"

@@ -82,7 +82,7 @@ schedule = "cosine"  # cosine | wsd: down to 0 all the time, or constant and the
 device = "auto"  # auto is cuda, mps or cpu, the first that is there; or name one: cuda:1
 dtype = "bfloat16"  # float32 | bfloat16 | float16: of the matrix products, where the device is fast at it
 compile = "auto"  # auto | true | false: torch.compile; auto trains without where it does not work
-seed = 1337  # at least 0, below 4e9: of the weights, the order of the data, and dropout
+seed = 1337  # at least 0, below 4e9: of weights, dropout, the order of the data, validation's too
 
 given = override(globals())
 config = options(globals())  # goes into the checkpoints

@@ -41,7 +41,8 @@ tokenizer = "tokenizer_k"  # for mask: a folder with a chat template
 only = ""  # pictures to draw, with commas between them; '' is all
 out = "docs/figures"  # the folder to write
 
-PROMPT, NAME = "One day, Lily met a Shoggoth", "Shoggoth"
+PROMPT = "One day, Lily met a Shoggoth"
+NAME = "Shoggoth"
 CHAT = (
     ("human", "天空为何是蓝色的？"),
     ("assistant", "因为空气散射蓝光。"),
@@ -54,9 +55,11 @@ def data():
     """The stages, their files, and what a story is in each."""
     model, tok = trained(checkpoint)
     story = synthetic_stories.write_shard(42, 1, 1)[0]["story"]  # the first that is trained on
-    ids, T = tok.encode(story, bos=True)[:14], model.args.max_seq_len
+    ids = tok.encode(story, bos=True)[:14]
+    T = model.args.max_seq_len
     begin = " ".join(story.split()[:7])
-    pieces, raw = "   ".join(map(tok.piece, ids[1:8])), np.array(ids, "<u2").tobytes().hex(" ", 2)
+    pieces = "   ".join(map(tok.piece, ids[1:8]))
+    raw = np.array(ids, "<u2").tobytes().hex(" ", 2)
     ax = d.sheet(612)
     for x, y, w, name, content in (
         (10, 42, 400, "data/TinyStories_all_data/dataNN.json", f'[{{"story": "{begin} ...'),
@@ -92,7 +95,8 @@ def data():
 def decoder():
     """The whole on the left, a block on the right, and the shapes that a pass over 4 sequences has."""
     model, _ = trained(checkpoint)
-    a, T = model.args, model.args.max_seq_len
+    a = model.args
+    T = model.args.max_seq_len
     names = ["tok_embeddings", "layers.0", "norm"]
     names += [f"layers.0.{name}" for name in ("attention.wq", "attention.wk", "feed_forward.w1")]
     seen = outputs_of(model, torch.zeros(8, T, dtype=torch.long), names)
@@ -161,7 +165,9 @@ def block(ax, a, shape):
 def gqa():
     """Query heads and the key/value heads that they share: as many, as train.py has, one."""
     shape = from_train()
-    H, C, L = shape["n_heads"], shape["dim"], shape["n_layers"]
+    H = shape["n_heads"]
+    C = shape["dim"]
+    L = shape["n_layers"]
     ax = d.sheet(215)
     labels = ("query heads", "key/value heads", "wk and wv, each block", "KV cache, float32")
     for y, text in zip((60, 135, 168, 190), labels):
@@ -170,7 +176,8 @@ def gqa():
     for left, (K, name) in zip((150, 385, 620), kinds):
         d.say(ax, left + 100, 22, name, size=d.BIG)
         for h in range(H):
-            x, at = left + 25 * h + 12, left + 200 * (h // (H // K) + 0.5) / K
+            x = left + 25 * h + 12
+            at = left + 200 * (h // (H // K) + 0.5) / K
             ax.plot((x, at), (70, 125), color="soft", linewidth=1)
             d.cell(ax, x - 9, 50, 18, 20, fc="fill", ec="blue")
             d.cell(ax, at - 9, 125, 18, 20, fc="orange", ec="orange")
@@ -181,7 +188,8 @@ def gqa():
 
 def rope():
     """Three pairs of features, turned; and what becomes of the product of a query and a key."""
-    D, T = 32, 256  # a head of the quick start
+    D = 32  # numbers in a head of the quick start
+    T = 256
     cos, sin = precompute_freqs_cis(D, T, ModelArgs().rope_theta)
     for left, pair in ((0.005, 0), (0.19, 4), (0.37, 8)):
         ax = d.axes(255, (left, 0.06, 0.18, 0.72), xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
@@ -210,7 +218,8 @@ def rope():
 
 def loss():
     """The training loss of single steps, and the validation loss at each evaluation."""
-    val, train = logged(log, "val_loss"), logged(log, "loss")
+    val = logged(log, "val_loss")
+    train = logged(log, "loss")
     ax = d.chart("Loss of the quick start", "step", "loss (nats per token)")
     ax.plot(*zip(*train), color="blue", linewidth=1.2)
     ax.plot(*zip(*val), "o", color="orange", markersize=6)
@@ -227,9 +236,12 @@ def loss():
 
 def lr():
     """train.py's get_lr for its schedules, at the run's options; and what the run has logged."""
-    scope, points = from_train(), logged(log, "lr")
+    scope = from_train()
+    points = logged(log, "lr")
     scope.update(load_checkpoint(checkpoint)["config"])  # in place: they are get_lr's globals
-    top, last, chosen = scope["learning_rate"], scope["max_iters"], scope["schedule"]
+    top = scope["learning_rate"]
+    last = scope["max_iters"]
+    chosen = scope["schedule"]
     ax = d.chart("The learning rate, by the schedules of train.py", "step", "learning rate")
     small = ax.inset_axes((0.13, 0.14, 0.27, 0.4), ylim=(0, top * 1.12))
     small.set_title("the beginning", size=d.SMALL, pad=4)
@@ -269,14 +281,16 @@ def muon():
 
 def cache():
     """What a token costs at each position of the context, measured."""
-    runs, threads = 20, torch.get_num_threads()
+    runs = 20
+    threads = torch.get_num_threads()
     title = f"What a token costs: CPU, {threads} thread{'s' * (threads > 1)}, the best of {runs} runs"
     ax = d.chart(title, "position in the text", "milliseconds per token")
     lines = (("with the KV cache", "blue", 0.97), ("without: all positions again", "orange", 0.6))
     for times, (name, color, part) in zip(seconds_a_token(checkpoint, runs), lines):
         times = [1000 * s for s in times]
         ax.plot(range(1, len(times) + 1), times, color=color)
-        at, total = int(len(times) * part), f"{name}; {len(times)} tokens: {sum(times) / 1000:.2f} s"
+        at = int(len(times) * part)
+        total = f"{name}; {len(times)} tokens: {sum(times) / 1000:.2f} s"
         d.beside(ax, at, max(times[max(0, at - 60) : at + 5]), total, color, dy=18, ha="right")
     ax.set(xlim=(0, len(times) + 4), ylim=(0, None))
 
@@ -284,13 +298,18 @@ def cache():
 def head():
     """Where the copying head looks from each position, and how sure the model is of what comes next."""
     ids, copies, (layer, h), weights, probs = copying_head(checkpoint, PROMPT, NAME)
-    tok, T = trained(checkpoint)[1], len(ids) - 1
+    tok = trained(checkpoint)[1]
+    T = len(ids) - 1
     names = [tok.piece(i).replace("<0x0A>", "\\n") for i in ids]
-    unit, left, top = min(24, 520 / T), 78, 74
-    x, upright = left + unit * T + 100, {"rotation": 90, "rotation_mode": "anchor"}
+    unit = min(24, 520 / T)
+    left = 78
+    top = 74
+    x = left + unit * T + 100
+    upright = {"rotation": 90, "rotation_mode": "anchor"}
     ax = d.sheet(top + unit * T + 14)
     for i in range(T):
-        y, (fill, color) = top + unit * i, ("orange", "orange") if i in dict(copies) else ("line", "soft")
+        y = top + unit * i
+        fill, color = ("orange", "orange") if i in dict(copies) else ("line", "soft")
         d.say(ax, left - 8, y + unit / 2, names[i], ha="right")
         d.say(ax, left + unit * (i + 0.5), top - 8, names[i], ha="left", **upright)
         for j in range(i + 1):
@@ -312,10 +331,12 @@ def mask():
     tok = Tokenizer(tokenizer)
     ids, learned = tok.encode_chat(convert_message([{"from": who, "value": text} for who, text in CHAT]))
     texts = [tok.tk.decode([i], skip_special_tokens=False).replace("\n", "\u21b5") for i in ids]
-    y, ax = -46, d.sheet(34 + 56 * texts.count("<|im_start|>"))
+    y = -46
+    ax = d.sheet(34 + 56 * texts.count("<|im_start|>"))
     for text, m in zip(texts, learned):
         if text == "<|im_start|>":
-            x, y = 10, y + 56
+            x = 10
+            y += 56
         width = 14 + sum(12 if unicodedata.east_asian_width(letter) in "WF" else 7 for letter in text)
         d.cell(ax, x, y, width, 44, fc="orange" if m else "fill", alpha=0.25 if m else 1, ec="none")
         d.cell(ax, x, y, width, 44, fc="none", ec="orange" if m else "line")

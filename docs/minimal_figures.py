@@ -23,8 +23,10 @@ def trained_minimal():
     docs/minimal.py's own run: its model, vocabulary and losses, and {step: the story that it wrote then}. The
     random numbers of the stories are taken aside, so that the run is the one that anybody gets.
     """
-    drawn, stories = {}, {}
-    train, get_batch = minimal.train, minimal.get_batch
+    drawn = {}
+    stories = {}
+    train = minimal.train
+    get_batch = minimal.get_batch
 
     def train_and_watch(model, ids, starts):
         def watched_batch(ids, starts):
@@ -42,7 +44,8 @@ def trained_minimal():
     try:
         model, vocabulary, losses = minimal.main()
     finally:
-        minimal.train, minimal.get_batch = train, get_batch
+        minimal.train = train
+        minimal.get_batch = get_batch
     texts = {step: "".join(vocabulary[i] for i in ids).strip() for step, ids in stories.items()}
     return model, vocabulary, losses, texts
 
@@ -66,7 +69,9 @@ def step_to(ax, x0, x1, y, text):
 
 def shapes():
     """The shape of everything that minimal.py computes for one batch."""
-    B, T, C = minimal.batch_size, minimal.max_seq_len, minimal.dim
+    B = minimal.batch_size
+    T = minimal.max_seq_len
+    C = minimal.dim
     model = minimal.Transformer(vocab_size=31)
     names = ("tok_embeddings", "attention.wq", "attention", "feed_forward.1", "feed_forward", "norm")
     seen = outputs_of(model, torch.zeros(B, T, dtype=torch.long), names)
@@ -164,11 +169,15 @@ def look_back():
     model, vocabulary, _, _ = trained_minimal()
     story = "\n" + STORY
     ids = torch.tensor([vocabulary.index(c) for c in story])
-    T, weights = len(ids), attention_weights(model, ids)
+    T = len(ids)
+    weights = attention_weights(model, ids)
     probs = outputs_of(model, ids[None], ())[""][0].softmax(-1)
     letters = [repr(c)[1:-1].replace(" ", "\u2423") for c in story]
-    she, it = story.index(" She"), story.rindex(" ball")  # the places where a name, or a thing, is needed
-    unit, left, top = 14, 60, 46
+    she = story.index(" She")  # where the name is needed
+    it = story.rindex(" ball")  # where the thing is
+    unit = 14
+    left = 60
+    top = 46
     ax = d.sheet(top + unit * T + 12)
     for i in range(T):
         y = top + unit * (i + 0.5)

@@ -56,7 +56,9 @@ def from_train():
 
 def outputs_of(model, tokens, names):
     """{name: what the module of that name gave} for one pass over tokens (B, T), and the logits as ""."""
-    seen, modules, hooks = {}, dict(model.named_modules()), []
+    seen = {}
+    modules = dict(model.named_modules())
+    hooks = []
     for name in names:
         hook = functools.partial(lambda name, module, x, y: seen.update({name: y}), name)
         hooks.append(modules[name].register_forward_hook(hook))
@@ -72,8 +74,10 @@ def attention(model, tokens):
     The weights (L, H, T, T) by which each head of each layer looks back, for tokens (1, T), and the logits
     (T, V). The model itself never holds the weights: scaled_dot_product_attention does without.
     """
-    a, T = model.args, tokens.shape[1]
-    D, share = a.dim // a.n_heads, a.n_heads // a.n_kv_heads
+    a = model.args
+    T = tokens.shape[1]
+    D = a.dim // a.n_heads
+    share = a.n_heads // a.n_kv_heads
     parts = [[f"layers.{i}.attention.{w}" for i in range(a.n_layers)] for w in ("wq", "wk")]
     seen = outputs_of(model, tokens, sum(parts, []))
     q, k = (torch.cat([seen[name] for name in names]).unflatten(-1, (-1, D)) for names in parts)
@@ -95,7 +99,8 @@ def copying_head(path, prompt, name):
     that the model gave to each id but the first. InputError where the name does not come again.
     """
     model, tok = trained(path)
-    pieces, ids = tok.encode(name), tok.encode(prompt, bos=True)
+    pieces = tok.encode(name)
+    ids = tok.encode(prompt, bos=True)
     first = len(ids) - len(pieces)
     for (new,) in model.generate_stream(torch.tensor([ids]), 30, temperature=0):
         ids.append(new)
@@ -115,12 +120,16 @@ def copying_head(path, prompt, name):
 def seconds_a_token(path, runs):
     """The least seconds, of some runs, for each token of the context: with the KV cache, and without."""
     model, tok = trained(path)
-    kept, again = [], []
+    kept = []
+    again = []
     for _ in range(runs):
-        idx, times, began = torch.tensor([[tok.bos_id]]), [], time.perf_counter()
+        idx = torch.tensor([[tok.bos_id]])
+        times = []
+        began = time.perf_counter()
         for new in model.generate_stream(idx, model.args.max_seq_len, temperature=0):
             times.append(time.perf_counter() - began)
-            idx, began = torch.cat((idx, torch.tensor([new])), dim=1), time.perf_counter()
+            idx = torch.cat((idx, torch.tensor([new])), dim=1)
+            began = time.perf_counter()
         kept.append(times)
         again.append([_seconds(model, idx[:, :t]) for t in range(1, idx.shape[1])])
     return [[min(times) for times in zip(*all_runs)] for all_runs in (kept, again)]

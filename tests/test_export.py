@@ -12,7 +12,7 @@ import torch
 from configurator import InputError
 from extras import export
 from extras.synthetic_stories import write_shard
-from model import Transformer, load_checkpoint
+from model import FeedForward, Transformer, load_checkpoint
 from tests import fixtures
 from tests.fixtures import LLAMA2C, STORIES260K, TOK512, needs_shared, random_checkpoint, run_here
 from tests.test_page import changed, odd_texts
@@ -300,6 +300,21 @@ def test_an_export_fills_the_target_of_a_link_and_one_that_fails_leaves_the_olde
             exported(checkpoint, "hf", tmp_path / out)
     assert {path: path.read_bytes() for path in (tmp_path / "old").iterdir()} == files
     assert sorted(os.listdir(tmp_path)) == ["ckpt.pt", "link", "old", "target.pt"]
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_a_weight_that_a_reader_has_added_to_model_py_is_not_left_out(kind, tmp_path, monkeypatch):
+    original = FeedForward.__init__
+
+    def with_gain(self, args):
+        original(self, args)
+        self.gain = torch.nn.Parameter(torch.ones(args.dim))
+
+    monkeypatch.setattr(FeedForward, "__init__", with_gain)
+    source = random_checkpoint(tmp_path / "ckpt.pt")
+    with pytest.raises(InputError, match=r"layers\.0\.feed_forward\.gain"):
+        exported(source, kind, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind, out, reason", [
