@@ -30,7 +30,6 @@ STORIES260K, TOK512 = os.path.join(LLAMA2C, "stories260K.pt"), os.path.join(LLAM
 ZH = os.path.join(SHARED, "zh")
 START, END = 3, 4  # the ids of <|im_start|> and <|im_end|> in the Chinese track
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch may have been imported before
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes by Linux's /proc")
 needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason="../shared/data is not there")
 
 
@@ -245,19 +244,6 @@ def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
 
 
 ALONE = {"OMP_NUM_THREADS": "1"}  # several processes at once: a thread each, or they wait for one another
-
-
-def children(parent):
-    """Process ids of those that a process (None: any) has started and that live."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            status = read_bytes(f"/proc/{pid}/status")
-        except OSError:  # it has ended
-            continue
-        if b"\nState:\tZ" not in status and (not parent or f"\nPPid:\t{parent}\n".encode() in status):
-            found.append(int(pid))
-    return found
 
 
 def assert_same_run(out, other, tolerance):

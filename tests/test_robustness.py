@@ -27,7 +27,7 @@ from tokenizer import Tokenizer
 
 # isort: off
 from tests.fixtures import (
-    HERE, SMALL, flags, random_checkpoint, read_bytes, read_rows, run, run_here, small_model, write_ids,
+    HERE, SMALL, flags, random_checkpoint, read_bytes, read_rows, run, run_here, write_ids,
 )  # fmt: skip
 
 pytest_plugins = ["tests.fixtures"]
@@ -226,10 +226,9 @@ def test_cpus_with_bfloat16(monkeypatch, has, onednn, fast):
 
 
 def test_checkpoints_of_other_programs_open_or_are_refused_by_name(data, tmp_path):
-    shape = {"dim": 128, "n_layers": 2, "n_heads": 16, "n_kv_heads": 8, "vocab_size": 512, "multiple_of": 64}
-    llama2c = {"model": small_model(lively=True, **shape).state_dict(), "config": {"dim": 128}}
-    llama2c |= {"model_args": shape | {"max_seq_len": 32}, "optimizer": {}, "iter_num": 7}
     path, out = tmp_path / "ckpt.pt", tmp_path / "out"
+    random_checkpoint(path, vocab_size=512)
+    llama2c = load_checkpoint(path) | {"config": {"dim": 48}, "optimizer": {}, "iter_num": 7}
     torch.save(llama2c, path)
     options = [*SMALL, *flags(data_dir=data, max_iters=2)]
     with pytest.raises(InputError, match=f"{path} holds no run: --init_from={path} starts from its"):
