@@ -106,10 +106,7 @@ def same_random_numbers_in_every_run():
 
 
 def small_model(seed=0, lively=False, **changes):
-    """
-    A model as it begins, or a lively one, untied, with matrices of standard deviation 0.3: what it writes
-    depends on all that it has read. A fresh tied model at temperature 0 repeats its last token.
-    """
+    """A fresh model, which repeats its last token, or a lively one: what it writes depends on all it read."""
     torch.manual_seed(seed)
     shape = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 96}
     shape |= {"max_seq_len": 32, "multiple_of": 16, "tie_embeddings": not lively}
@@ -133,17 +130,16 @@ def write_ids(folder, shards, vocab_size=512, **meta):
     write_json(f"{folder}/meta.json", {"vocab_size": vocab_size, "dtype": "uint16"} | meta)
 
 
-def losses_of(device, dtype, backend, steps=30, batches=4):
-    """The losses of a small model that reads so many batches over and over; backend None: not compiled."""
+def losses_of(device, dtype, backend, steps=30):
+    """The losses of a small model that reads four batches over and over; backend None: not compiled."""
     model = small_model(n_layers=1).to(device)
     forward = torch.compile(model, backend=backend) if backend else model
     optimizer = model.configure_optimizers(0.0, 5e-3, (0.9, 0.95))
     scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
-    generator = torch.Generator().manual_seed(1)
-    data = [torch.randint(96, (4, 17), generator=generator).to(device) for _ in range(batches)]
+    batches = torch.randint(96, (4, 4, 17), generator=torch.Generator().manual_seed(1)).to(device)
     losses = []
     for i in range(steps):
-        x = data[i % batches]
+        x = batches[i % 4]
         with autocast(device, dtype):
             loss = forward(x[:, :-1], x[:, 1:])
         scaler.scale(loss).backward()

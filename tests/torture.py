@@ -26,13 +26,13 @@ OPTIONS = SMALL + flags(dim=128, n_layers=4, dropout=0.1, max_iters=120, eval_in
 
 
 def torture(kills, folder):
-    """Kill `kills` times; each run that ends is compared with an undisturbed one. [(moment, signal)]"""
+    """Kill `kills` times; each run that ends is compared with an undisturbed one."""
     rng = random.Random(0)
     undisturbed = os.path.join(folder, "undisturbed")
     options = [*OPTIONS, f"--data_dir={folder}"]
     run("train.py", *options, f"--out_dir={undisturbed}", env=os.environ | ALONE)
-    hits = []
-    while len(hits) < kills:
+    count = 0
+    while count < kills:
         out = tempfile.mkdtemp(dir=folder)
         printed = ""
         while "finished" not in printed:
@@ -44,14 +44,14 @@ def torture(kills, folder):
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             )  # fmt: skip
             moment, number = rng.choice(MOMENTS), rng.choice(SIGNALS)
-            hit = len(hits) < kills and kill_at(moment, process, number, out, rng)
+            hit = count < kills and kill_at(moment, process, number, out, rng)
             printed = process.communicate(timeout=300)[0]
             assert process.returncode in (0, -number) or (hit and "interrupted" in printed), printed
             if hit:
-                hits.append((moment, number.name))
-                print(f"kill {len(hits)}: {number.name} in a {moment}", flush=True)
+                count += 1
+                print(f"kill {count}: {number.name} in a {moment}", flush=True)
         assert_same_end(out, undisturbed)
-    return hits
+        print("this run ended as the undisturbed, to the bit", flush=True)
 
 
 def assert_same_end(out, undisturbed):
@@ -92,9 +92,7 @@ def read_log(out):
 
 
 if __name__ == "__main__":
-    began = time.time()
     with tempfile.TemporaryDirectory() as folder:
         run("tinystories.py", "synthesize", f"--data_dir={folder}", "--megabytes=2")
         run("tinystories.py", "pretokenize", f"--data_dir={folder}", "--vocab_size=512")
-        hits = torture(int(sys.argv[1]), folder)
-    print(f"{len(hits)} kills, {time.time() - began:.0f} s: all runs ended as the undisturbed, to the bit")
+        torture(int(sys.argv[1]), folder)
