@@ -194,10 +194,8 @@ def zh(tmp_path_factory):
     chats = []
     for _ in range(200):
         lines = sentences(rng, 2 * rng.randint(1, 4))
-        speakers = ("human", "assistant") * len(lines)
-        chats.append({"conversations": [{"from": s, "value": v} for s, v in zip(speakers, lines)]})
-    write_rows(folder / "belle.json", chats)
-    prepare("sft", folder / "belle.json", folder / "chats.jsonl")
+        chats.append([system(), *(speak(line) for speak, line in zip((user, assistant) * 4, lines))])
+    write_rows(folder / "chats.jsonl", chats)
     args = flags(data_path=folder / "chunks.jsonl", save_dir=folder / "tokenizer_k", vocab_size=600)
     run_here("train_tokenizer.py", *args)
     return folder

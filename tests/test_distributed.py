@@ -55,9 +55,8 @@ def test_several_processes_train_as_one_does(data, twenty, tmp_path, processes):
 def test_a_rank_that_dies_ends_all_and_two_processes_resume_what_four_began(data, twenty, tmp_path):
     process = torchrun(4, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}")
     log = tmp_path / "log.jsonl"
-    until = time.time() + 60
     while not (log.exists() and '"step": 6, "loss"' in log.read_text()):  # last.pt is of step 5
-        assert process.poll() is None and time.time() < until, process.communicate()[0]
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
     subprocess.run(["pkill", "-KILL", "-n", "-P", str(process.pid)], check=True)  # the newest: rank 3
     assert "SIGKILL" in process.communicate(timeout=60)[0]  # all have ended: each has the pipe
@@ -85,7 +84,6 @@ def test_ctrl_c_under_torchrun_saves_between_two_logged_steps(data, tmp_path):
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch, name):
-    """Without a GPU: with stand-ins for all that would touch one."""
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)

@@ -90,10 +90,8 @@ def test_hf_tokenizer_gives_our_ids(tmp_path, keeps):
         assert theirs.decode(ids) == tok.decode(ids)
 
 
-def test_texts_and_chats_have_the_same_ids_in_transformers(zh, tok, tmp_path):
+def test_chats_have_the_same_ids_in_transformers(zh, tok, tmp_path):
     theirs = auto_tokenizer(tok, tmp_path)
-    for text in (zh / "chunks.jsonl").read_text(encoding="utf-8").splitlines():
-        assert theirs(text)["input_ids"] == tok.encode(text)
     for chat in fixtures.read_rows(zh / "chats.jsonl"):
         for begin in (True, False):
             encoded = theirs.apply_chat_template(chat, add_generation_prompt=begin, return_dict=True)
@@ -101,20 +99,17 @@ def test_texts_and_chats_have_the_same_ids_in_transformers(zh, tok, tmp_path):
 
 
 @needs_shared
-def test_llama2c_is_byte_for_byte_the_original_which_comes_back_and_writes_its_text(tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    exported(STORIES260K, "llama2c", tmp_path / "out" / "story.bin", USE_TOK512)
+def test_llama2c_is_byte_for_byte_the_original_which_comes_back(tmp_path):
+    exported(STORIES260K, "llama2c", tmp_path / "story.bin", USE_TOK512)
     for name, original in (("story.bin", "stories260K.bin"), ("story.tokenizer.bin", "tok512.bin")):
-        assert (tmp_path / "out" / name).read_bytes() == Path(LLAMA2C, original).read_bytes()
-    assert len(os.listdir(tmp_path / "out")) == 2  # nothing is left over
-    (tmp_path / "out" / "tokenizer.bin").write_bytes(b"Llama's")
+        assert (tmp_path / name).read_bytes() == Path(LLAMA2C, original).read_bytes()
+    assert len(os.listdir(tmp_path)) == 2  # nothing is left over
+    (tmp_path / "tokenizer.bin").write_bytes(b"Llama's")
     with pytest.raises(InputError, match="tokenizer.bin is there already"):
-        exported(STORIES260K, "llama2c", tmp_path / "out" / "model.bin", USE_TOK512)
-    assert (tmp_path / "out" / "tokenizer.bin").read_bytes() == b"Llama's"
-    path = exported(f"{LLAMA2C}/stories260K.bin", "ckpt", tmp_path / "c.pt", USE_TOK512)
-    capsys.readouterr()
-    run_here("sample.py", f"--checkpoint={path}", "--temperature=0", "--max_new_tokens=200")
-    assert capsys.readouterr().out.rstrip("\n") == fixtures.golden()
+        exported(STORIES260K, "llama2c", tmp_path / "model.bin", USE_TOK512)
+    assert (tmp_path / "tokenizer.bin").read_bytes() == b"Llama's"
+    again = load_checkpoint(exported(f"{LLAMA2C}/stories260K.bin", "ckpt", tmp_path / "c.pt"))["model"]
+    assert all(torch.equal(again[name], w) for name, w in load_checkpoint(STORIES260K)["model"].items())
 
 
 @needs_shared
@@ -175,15 +170,11 @@ def test_a_model_goes_only_where_it_gives_the_same_ids_and_logits(tmp_path, opti
     assert set(refused_formats(checkpoint, tmp_path)) == set(refused.split())
 
 
-@pytest.mark.parametrize("part, change, reason", [
-    ("pre_tokenizer", {"type": "Digits", "individual_digits": True}, "the pre-tokenizer Digits"),
-    ("normalizer", {"type": "NFC"}, "the normalizer NFC"),
-])  # fmt: skip
-def test_a_byte_level_tokenizer_that_is_not_ours_is_refused_by_name(tok, tmp_path, part, change, reason):
-    state = changed(tok, **{part: change}).state()
+def test_a_byte_level_tokenizer_that_is_not_ours_is_refused_by_name(tok, tmp_path):
+    state = changed(tok, normalizer={"type": "NFC"}).state()
     refused = refused_formats(random_checkpoint(tmp_path / "c.pt", state, vocab_size=600), tmp_path)
     assert set(refused) == set(FORMATS) - {"hf"}
-    assert all(reason in refused[kind] for kind in ("gguf", "gguf_q8_0", "page"))
+    assert all("the normalizer NFC" in refused[kind] for kind in ("gguf", "gguf_q8_0", "page"))
     assert "--export_format=hf" in refused["gguf"]
 
 

@@ -1,4 +1,4 @@
-"""What the course only mentions: stories without a network, broken lines, Muon, the picture of a run."""
+"""What the course only mentions: odd texts, broken lines, Muon, the picture of a run, calls of the tutorial."""
 
 import os
 import re
@@ -103,22 +103,16 @@ def test_fine_tuning_has_the_loss_of_each_conversation_alone(tmp_path):
 
 def test_the_picture_of_a_log_or_one_printed_line(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    bad = {"step": 1, "train_loss": None, "val_loss": 6.0, "val_bpb": 2.0, "limit_bpb": 1.0}
-    log = str(write_rows(tmp_path / "log.jsonl", [{"step": 0, "loss": 7.0}, bad]))
+    rows = [{"step": 0, "loss": 7.0}, {"step": 1, "train_loss": None, "val_loss": 6.0}]
+    log = str(write_rows(tmp_path / "log.jsonl", rows))
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):  # an older picture is replaced
-        plot.try_draw(log, "loss.png")
+    plot.try_draw(log, "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-    plot.draw([log, log], "compare.svg")
-    assert "limit, 3.00" in (tmp_path / "compare.svg").read_text()
     plot.try_draw("none.jsonl", "new.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # it is not installed: no word of it
     plot.try_draw(log, "new.png")
     assert re.fullmatch("new.png is not drawn: .+\n", capsys.readouterr().out)
-    assert sorted(os.listdir()) == ["compare.svg", "log.jsonl", "loss.png"]
-
-
-# --- what a reader of the tutorial, or of llama2.c, tries
+    assert sorted(os.listdir()) == ["log.jsonl", "loss.png"]
 
 
 def test_the_default_model_is_the_tutorials():

@@ -52,8 +52,7 @@ def test_a_cpu_with_bfloat16_compiles_and_attends_in_blocks(has_bf16, data, tmp_
     said = capsys.readouterr().out
     assert ("; cpu, bfloat16\n" in said) == has_bf16 != ("\nnot compiling" in said)
     assert ("bfloat16 is slow on this cpu: taking float32" in said) != has_bf16
-    saved = load_checkpoint(tmp_path / "last.pt")  # a run that resumes elsewhere asks again
-    assert saved["config"]["dtype"] == "bfloat16"
+    assert load_checkpoint(tmp_path / "last.pt")["config"]["dtype"] == "bfloat16"  # what a resume asks for
 
 
 def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, monkeypatch, tmp_path):

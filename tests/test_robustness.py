@@ -48,17 +48,14 @@ def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch):
     assert os.listdir() == ["bomb.pt"]
 
 
-REFUSED = [  # a value, what is expected, the options of train.py
+@pytest.mark.parametrize("value, expected, names", [
     ("0", "a whole number, at least 1", "eval_interval log_interval save_interval eval_iters max_seq_len "
      "max_iters gradient_accumulation_steps dim n_layers n_heads multiple_of"),
     ("65537", "a whole number, at least 1, at most 65536", "batch_size"),
     ("1.0", "a number, at least 0, below 1", "dropout beta1 beta2"),
     ("1e39", "a number, at least 0, below 1e9", "learning_rate weight_decay"),
     ("-1", "a whole number, at least 0, below 4e9", "seed"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("value, expected, names", REFUSED)
+])  # fmt: skip
 def test_numbers_are_refused_with_which_nothing_can_be_done(tmp_path, capsys, value, expected, names):
     for name in names.split():
         with pytest.raises(AssertionError):  # exit code 2

@@ -36,8 +36,7 @@ def torture(kills, folder):
         out = tempfile.mkdtemp(dir=folder)
         printed = ""
         while "finished" not in printed:
-            resumes = os.path.exists(f"{out}/last.pt") or os.path.exists(f"{out}/ckpt.pt")
-            args = ["--init_from=resume", "--device=cpu"] if resumes else options
+            args = ["--init_from=resume", "--device=cpu"] if list(Path(out).glob("*.pt")) else options
             process = subprocess.Popen(
                 [sys.executable, "train.py", *args, f"--out_dir={out}"],
                 cwd=HERE, env=os.environ | ALONE,
