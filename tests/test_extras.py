@@ -1,4 +1,4 @@
-"""What the course only mentions: odd texts, broken lines, Muon, the picture of a run, calls of the tutorial."""
+"""What the course mentions: odd texts, broken lines, Muon, the picture of a run, the tutorial's calls."""
 
 import os
 import re
