@@ -30,7 +30,6 @@ STORIES260K, TOK512 = os.path.join(LLAMA2C, "stories260K.pt"), os.path.join(LLAM
 ZH = os.path.join(SHARED, "zh")
 START, END = 3, 4  # the ids of <|im_start|> and <|im_end|> in the Chinese track
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # torch may have been imported before
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds processes by Linux's /proc")
 needs_shared = pytest.mark.skipif(not os.path.isdir(SHARED), reason="../shared/data is not there")
 
 
@@ -107,10 +106,7 @@ def same_random_numbers_in_every_run():
 
 
 def small_model(seed=0, lively=False, **changes):
-    """
-    A model as it begins, or a lively one, untied, with matrices of standard deviation 0.3: what it writes
-    depends on all that it has read. A fresh tied model at temperature 0 repeats its last token.
-    """
+    """A fresh model, which repeats its last token, or a lively one: what it writes depends on all it read."""
     torch.manual_seed(seed)
     shape = {"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 96}
     shape |= {"max_seq_len": 32, "multiple_of": 16, "tie_embeddings": not lively}
@@ -134,17 +130,16 @@ def write_ids(folder, shards, vocab_size=512, **meta):
     write_json(f"{folder}/meta.json", {"vocab_size": vocab_size, "dtype": "uint16"} | meta)
 
 
-def losses_of(device, dtype, backend, steps=30, batches=4):
-    """The losses of a small model that reads so many batches over and over; backend None: not compiled."""
+def losses_of(device, dtype, backend, steps=30):
+    """The losses of a small model that reads four batches over and over; backend None: not compiled."""
     model = small_model(n_layers=1).to(device)
     forward = torch.compile(model, backend=backend) if backend else model
     optimizer = model.configure_optimizers(0.0, 5e-3, (0.9, 0.95))
     scaler = torch.amp.GradScaler(device, enabled=dtype == "float16")
-    generator = torch.Generator().manual_seed(1)
-    data = [torch.randint(96, (4, 17), generator=generator).to(device) for _ in range(batches)]
+    batches = torch.randint(96, (4, 4, 17), generator=torch.Generator().manual_seed(1)).to(device)
     losses = []
     for i in range(steps):
-        x = data[i % batches]
+        x = batches[i % 4]
         with autocast(device, dtype):
             loss = forward(x[:, :-1], x[:, 1:])
         scaler.scale(loss).backward()
@@ -199,10 +194,8 @@ def zh(tmp_path_factory):
     chats = []
     for _ in range(200):
         lines = sentences(rng, 2 * rng.randint(1, 4))
-        speakers = ("human", "assistant") * len(lines)
-        chats.append({"conversations": [{"from": s, "value": v} for s, v in zip(speakers, lines)]})
-    write_rows(folder / "belle.json", chats)
-    prepare("sft", folder / "belle.json", folder / "chats.jsonl")
+        chats.append([system(), *(speak(line) for speak, line in zip((user, assistant) * 4, lines))])
+    write_rows(folder / "chats.jsonl", chats)
     args = flags(data_path=folder / "chunks.jsonl", save_dir=folder / "tokenizer_k", vocab_size=600)
     run_here("train_tokenizer.py", *args)
     return folder
@@ -245,19 +238,6 @@ def random_checkpoint(path, tokenizer=None, dtype=torch.float32, **shape):
 
 
 ALONE = {"OMP_NUM_THREADS": "1"}  # several processes at once: a thread each, or they wait for one another
-
-
-def children(parent):
-    """Process ids of those that a process (None: any) has started and that live."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            status = read_bytes(f"/proc/{pid}/status")
-        except OSError:  # it has ended
-            continue
-        if b"\nState:\tZ" not in status and (not parent or f"\nPPid:\t{parent}\n".encode() in status):
-            found.append(int(pid))
-    return found
 
 
 def assert_same_run(out, other, tolerance):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,7 @@ import pytest
 import torch
 
 import devices
-
-# isort: off
-from tests.fixtures import (
-    ALONE, HERE, SMALL, assert_same_run, children, flags, needs_proc, read_bytes, run,
-)  # fmt: skip
+from tests.fixtures import ALONE, HERE, SMALL, assert_same_run, flags, run
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -32,12 +29,12 @@ def twenty(data, tmp_path_factory):
     return out
 
 
-def torchrun(processes, *args, options=("--standalone",), before=(), env=ALONE):
+def torchrun(processes, *args):
     """Start train.py as several processes of this machine; returns torchrun's process."""
-    command = [*before, sys.executable, "-m", "torch.distributed.run", *options]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={processes}", "train.py", *args]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=HERE, env=os.environ | env, **pipes)
+    return subprocess.Popen(command, cwd=HERE, env=os.environ | ALONE, **pipes)
 
 
 def finish(process):
@@ -47,13 +44,6 @@ def finish(process):
     return printed
 
 
-def ranks(parent):
-    """{rank: process id} of the processes that torchrun has started."""
-    environments = {pid: read_bytes(f"/proc/{pid}/environ") for pid in children(parent)}
-    found = {pid: re.search(rb"(?:^|\0)RANK=(\d+)", text) for pid, text in environments.items()}
-    return {int(rank[1]): pid for pid, rank in found.items() if rank}
-
-
 @pytest.mark.parametrize("processes", [2, 4])
 def test_several_processes_train_as_one_does(data, twenty, tmp_path, processes):
     printed = finish(torchrun(processes, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}"))
@@ -61,19 +51,16 @@ def test_several_processes_train_as_one_does(data, twenty, tmp_path, processes):
     assert_same_run(tmp_path, twenty, 1e-5)
 
 
-@needs_proc
+@pytest.mark.skipif(not shutil.which("pkill"), reason="kills one of torchrun's processes by pkill")
 def test_a_rank_that_dies_ends_all_and_two_processes_resume_what_four_began(data, twenty, tmp_path):
     process = torchrun(4, *TWENTY, f"--data_dir={data}", f"--out_dir={tmp_path}")
     log = tmp_path / "log.jsonl"
-    until = time.time() + 60
     while not (log.exists() and '"step": 6, "loss"' in log.read_text()):  # last.pt is of step 5
-        assert process.poll() is None and time.time() < until, process.communicate()[0]
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)
-    pids = ranks(process.pid)
-    os.kill(pids[1], signal.SIGKILL)
-    assert "SIGKILL" in process.communicate(timeout=60)[0]
+    subprocess.run(["pkill", "-KILL", "-n", "-P", str(process.pid)], check=True)  # the newest: rank 3
+    assert "SIGKILL" in process.communicate(timeout=60)[0]  # all have ended: each has the pipe
     assert process.returncode != 0
-    assert len(pids) == 4 and not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
     assert torch.load(tmp_path / "last.pt", weights_only=True)["iter_num"] < 20
 
     finish(torchrun(2, "--init_from=resume", f"--out_dir={tmp_path}", "--device=cpu"))
@@ -97,7 +84,6 @@ def test_ctrl_c_under_torchrun_saves_between_two_logged_steps(data, tmp_path):
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch, name):
-    """Without a GPU: with stand-ins for all that would touch one."""
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)

@@ -6,7 +6,7 @@ import torch
 import devices
 from devices import compile_error
 from extras import causal_blocks, fast_decode
-from model import attend
+from model import attend, load_checkpoint
 from tests.fixtures import SMALL, flags, run_here, small_model
 
 pytest_plugins = ["tests.fixtures"]
@@ -41,17 +41,18 @@ def test_attention_in_two_blocks_is_attention(compiler, monkeypatch):
 
 
 @pytest.mark.parametrize("has_bf16", [False, True])
-def test_training_on_a_cpu_with_bfloat16_compiles_and_attends_in_blocks(
-    has_bf16, data, tmp_path, monkeypatch, capsys
-):
+def test_a_cpu_with_bfloat16_compiles_and_attends_in_blocks(has_bf16, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
     monkeypatch.setattr(devices, "compile_error", lambda device: "")
     monkeypatch.setattr(torch, "compile", lambda model: model)
-    options = flags(data_dir=data, out_dir=tmp_path / "out", max_iters=1, dtype="bfloat16", compile="auto")
+    options = flags(data_dir=data, out_dir=tmp_path, max_iters=1, dtype="bfloat16", compile="auto")
     scope = run_here("train.py", *SMALL, *options)
     functions = {layer.attention.attend for layer in scope["raw_model"].layers}
     assert functions == {causal_blocks.attend_in_blocks if has_bf16 else attend}
-    assert ("\nnot compiling" in capsys.readouterr().out) != has_bf16
+    said = capsys.readouterr().out
+    assert ("; cpu, bfloat16\n" in said) == has_bf16 != ("\nnot compiling" in said)
+    assert ("bfloat16 is slow on this cpu: taking float32" in said) != has_bf16
+    assert load_checkpoint(tmp_path / "last.pt")["config"]["dtype"] == "bfloat16"  # what a resume asks for
 
 
 def test_compiled_decoding_writes_the_text_of_eager_decoding(compiler, monkeypatch, tmp_path):

@@ -1,7 +1,7 @@
 """What must not harm a run or its files: broken numbers, full disks, kills, hostile or damaged files."""
 
-import fcntl
 import io
+import itertools
 import math
 import os
 import pickle
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import termios
 import time
 
 import numpy as np
@@ -21,15 +20,14 @@ import torch
 
 import devices
 import tinystories
-from configurator import InputError, read_json, write_json
+from configurator import InputError, read_json
 from model import load_checkpoint
 from sample import TextGenerator
 from tokenizer import Tokenizer
 
 # isort: off
 from tests.fixtures import (
-    HERE, SMALL, children, flags, needs_proc, random_checkpoint, read_bytes, read_rows, run,
-    run_here, small_model,
+    HERE, SMALL, flags, random_checkpoint, read_bytes, read_rows, run, run_here, write_ids,
 )  # fmt: skip
 
 pytest_plugins = ["tests.fixtures"]
@@ -50,17 +48,14 @@ def test_a_checkpoint_cannot_run_anything(tmp_path, monkeypatch):
     assert os.listdir() == ["bomb.pt"]
 
 
-REFUSED = [  # a value, what is expected, the options of train.py
+@pytest.mark.parametrize("value, expected, names", [
     ("0", "a whole number, at least 1", "eval_interval log_interval save_interval eval_iters max_seq_len "
      "max_iters gradient_accumulation_steps dim n_layers n_heads multiple_of"),
     ("65537", "a whole number, at least 1, at most 65536", "batch_size"),
     ("1.0", "a number, at least 0, below 1", "dropout beta1 beta2"),
     ("1e39", "a number, at least 0, below 1e9", "learning_rate weight_decay"),
     ("-1", "a whole number, at least 0, below 4e9", "seed"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("value, expected, names", REFUSED)
+])  # fmt: skip
 def test_numbers_are_refused_with_which_nothing_can_be_done(tmp_path, capsys, value, expected, names):
     for name in names.split():
         with pytest.raises(AssertionError):  # exit code 2
@@ -70,16 +65,13 @@ def test_numbers_are_refused_with_which_nothing_can_be_done(tmp_path, capsys, va
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end_the_run(
-    data, tmp_path, monkeypatch, capsys, optimizer
-):
-    steps = []
+def test_three_steps_without_finite_gradients_end_a_run(data, tmp_path, monkeypatch, capsys, optimizer):
+    steps = itertools.count()
     clip = torch.nn.utils.clip_grad_norm_
 
     def spoil_and_clip(parameters, max_norm):
         parameters = list(parameters)
-        steps.append(len(steps))
-        if steps[-1] in (2, 6, 7, 8):
+        if next(steps) in (2, 6, 7, 8):
             parameters[0].grad.fill_(math.nan)
         return clip(parameters, max_norm)
 
@@ -97,9 +89,7 @@ def test_steps_whose_gradients_are_not_finite_are_skipped_and_three_in_a_row_end
 
 
 @pytest.mark.parametrize("saved", ["last.pt", "ckpt.pt", ""])
-@pytest.mark.parametrize(
-    "mode, names", [("synthetic", "output"), ("zh", "output_zh"), ("chat", "output_chat output_chat_sft")]
-)
+@pytest.mark.parametrize("mode, names", [("synthetic", "output"), ("chat", "output_chat output_chat_sft")])
 def test_the_quick_start_resumes_a_training_that_was_interrupted(tmp_path, mode, names, saved):
     """Its commands only: a virtual environment whose python writes down what it is asked."""
     folders = names.split()
@@ -107,41 +97,27 @@ def test_the_quick_start_resumes_a_training_that_was_interrupted(tmp_path, mode,
         shutil.copy(os.path.join(HERE, name), tmp_path)
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
-    (programs / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+    (programs / "activate").write_text("complete")
     (programs / "python").write_text('#!/bin/sh\necho "$@" >> asked\n')  # of the device it says nothing
     (programs / "python").chmod(0o755)
     for folder in folders if saved else ():
         (tmp_path / folder).mkdir()
         (tmp_path / folder / saved).touch()
-    command = ["bash", tmp_path / "quickstart.sh", mode]
-    folder = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)  # another one is at work
-    env = os.environ | {"PYTHON": sys.executable}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True)
-    assert "at work here: waiting for it" in process.stdout.readline()
-    assert not (tmp_path / "asked").exists()
-    os.close(folder)
-    process.communicate()
-    assert process.returncode == 0
+    subprocess.run(["bash", tmp_path / "quickstart.sh", mode], check=True)
     asked = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
     trainings = [words for words in asked if words[0] == "train.py"]
     assert [words[1] for words in trainings] == [f"--out_dir={folder}" for folder in folders]
     for words in trainings:
         assert ("--init_from=resume" in words) == bool(saved) == (len(words) == 3)
     assert ["sample.py", f"--checkpoint={folders[-1]}/ckpt.pt"] in [words[:2] for words in asked]
-    (programs / "activate").unlink()  # as where making it was interrupted
-    done = subprocess.run(command, capture_output=True, text=True, env=env | {"PYTHON": "false"})
-    assert done.returncode == 1 and re.fullmatch(".*sudo apt install python3-venv\n", done.stderr)
 
 
 # --- runs that are interrupted, and runs that meet
 
 
-def start_training(*args, **kwargs):
-    return subprocess.Popen(
-        [*kwargs.pop("before", ()), sys.executable, os.path.join(HERE, "train.py"), *args],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | kwargs,
-    )
+def start_training(*args, before=(), **kwargs):
+    command = [*before, sys.executable, os.path.join(HERE, "train.py"), *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
 def test_a_save_that_fails_half_way_leaves_the_older_file(trained, tmp_path):
@@ -160,24 +136,19 @@ def test_a_save_that_fails_half_way_leaves_the_older_file(trained, tmp_path):
 
 @pytest.mark.parametrize("before", [[], ["nohup"]], ids=["", "nohup"])
 def test_a_closed_terminal_ends_a_run_that_resumes_and_nohup_does_not(data, tmp_path, before):
-    terminal, stream = os.openpty()
     options = flags(data_dir=data, out_dir=tmp_path / "out", max_iters=150 if before else 10**6)
-    process = start_training(
-        *SMALL, *options, before=before, cwd=tmp_path, stdin=stream, stdout=stream, stderr=stream,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
-    os.close(stream)
+    process = start_training(*SMALL, *options, before=before)
     while not (tmp_path / "out" / "log.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    os.close(terminal)
+    if not before:
+        process.stdout.close()  # as with a terminal, no output arrives any more
     for _ in range(40):  # the shell and the system both tell
         process.send_signal(signal.SIGHUP)
         time.sleep(0.01)
     assert process.wait(timeout=60) == 0
     steps = load_checkpoint(tmp_path / "out" / "last.pt")["iter_num"]
     assert steps == 150 if before else 0 < steps < 10**6
-    assert set(os.listdir(tmp_path / "out")) >= {"last.pt", "log.jsonl"}
 
 
 @pytest.mark.parametrize("init_from", ["scratch", "resume"])
@@ -194,40 +165,24 @@ def test_of_two_runs_in_one_folder_one_is_refused(data, trained, tmp_path, init_
     assert [row["step"] for row in read_rows(out / "log.jsonl") if "loss" in row] == [*range(200)]
 
 
-def test_a_resume_on_other_data_begins_the_best_again(data, trained, tmp_path, capsys):
-    shutil.copytree(trained, tmp_path / "out")
-    shutil.copytree(f"{data}/tok512", tmp_path / "tok512")
-    shutil.copy(f"{data}/tok512.model", tmp_path)
-    ids = np.fromfile(tmp_path / "tok512" / "data00.bin", "<u2")
-    np.random.default_rng(0).permutation(ids)[640:].tofile(tmp_path / "tok512" / "data00.bin")  # noise
-    meta = read_json(tmp_path / "tok512" / "meta.json") | {"shards": {}}  # their sizes
-    write_json(f"{tmp_path}/tok512/meta.json", meta)
-    options = flags(init_from="resume", out_dir=tmp_path / "out", eval_interval=2, device="cpu")
-    options += flags(vocab_source=tmp_path / "tok512")
+def test_a_resume_on_other_data_begins_the_best_again(trained, tmp_path, capsys):
+    out = shutil.copytree(trained, tmp_path / "out")
+    noise = np.random.default_rng(0).integers(512, size=(2, 5000))
+    shards = {"data00": noise[0], "data01": noise[1]}
+    write_ids(tmp_path / "noise", shards)
+    options = flags(init_from="resume", out_dir=out, vocab_source=tmp_path / "noise", device="cpu")
     said = "holds other data than at the last save: the best validation loss begins again"
-    old_best = load_checkpoint(f"{trained}/last.pt")["best_val_loss"]
-    run_here("train.py", *options, "--max_iters=44")
+    old_best = load_checkpoint(out / "last.pt")["best_val_loss"]
+    run_here("train.py", *options, "--eval_interval=2", "--max_iters=44")
     assert said in capsys.readouterr().out
-    losses = [row["val_loss"] for row in read_rows(tmp_path / "out" / "log.jsonl") if "val_loss" in row]
-    best = load_checkpoint(tmp_path / "out" / "ckpt.pt")
+    losses = [row["val_loss"] for row in read_rows(out / "log.jsonl") if "val_loss" in row]
+    best = load_checkpoint(out / "ckpt.pt")
     assert best["best_val_loss"] == min(losses[-3:]) > old_best and best["iter_num"] >= 40
     run_here("train.py", *options, "--max_iters=46")  # that folder again: nothing has changed
     assert said not in capsys.readouterr().out
-    write_json(f"{tmp_path}/tok512/meta.json", meta | {"tokenizer_fingerprint": "another"})
-    with pytest.raises(InputError, match="tok512 were made by another tokenizer than"):
+    write_ids(tmp_path / "noise", shards, tokenizer_fingerprint="another")
+    with pytest.raises(InputError, match="noise were made by another tokenizer than"):
         run_here("train.py", *options, "--max_iters=48")
-
-
-def test_a_resume_takes_the_dtype_that_was_asked_for(data, tmp_path, monkeypatch, capsys):
-    options = flags(data_dir=data, out_dir=tmp_path / "out", dtype="bfloat16", max_iters=2)
-    for has_bf16, args, dtype in ((False, [*SMALL, *options], "float32"), (True, [options[1]], "bfloat16")):
-        monkeypatch.setattr(devices, "cpu_has_bf16", lambda has=has_bf16: has)
-        more = ["--device=cpu", "--max_iters=4", "--init_from=resume"] if has_bf16 else []
-        run_here("train.py", *args, *more)
-        printed = capsys.readouterr().out
-        assert f"; cpu, {dtype}\n" in printed
-        assert ("bfloat16 is slow on this cpu: taking float32" in printed) == (not has_bf16)
-        assert load_checkpoint(tmp_path / "out" / "last.pt")["config"]["dtype"] == "bfloat16"
 
 
 def test_auto_takes_no_gpu_that_cannot_compute(monkeypatch, capsys):
@@ -253,11 +208,10 @@ def test_cpus_with_bfloat16(monkeypatch, has, onednn, fast):
 # --- other programs' checkpoints
 
 
-def test_checkpoints_of_other_programs_open_or_are_refused_by_name(data, tmp_path):
-    shape = {"dim": 128, "n_layers": 2, "n_heads": 16, "n_kv_heads": 8, "vocab_size": 512, "multiple_of": 64}
-    llama2c = {"model": small_model(lively=True, **shape).state_dict(), "config": {"dim": 128}}
-    llama2c |= {"model_args": shape | {"max_seq_len": 32}, "optimizer": {}, "iter_num": 7}
+def test_the_weights_of_llama2cs_checkpoint_begin_a_run_and_it_is_no_run(data, tmp_path):
     path, out = tmp_path / "ckpt.pt", tmp_path / "out"
+    random_checkpoint(path, vocab_size=512)
+    llama2c = load_checkpoint(path) | {"config": {"dim": 48}, "optimizer": {}, "iter_num": 7}
     torch.save(llama2c, path)
     options = [*SMALL, *flags(data_dir=data, max_iters=2)]
     with pytest.raises(InputError, match=f"{path} holds no run: --init_from={path} starts from its"):
@@ -266,16 +220,10 @@ def test_checkpoints_of_other_programs_open_or_are_refused_by_name(data, tmp_pat
     run_here("train.py", *options, *flags(init_from=path, out_dir=out, learning_rate=0))
     trained = load_checkpoint(out / "last.pt")["model"]
     assert all(torch.equal(trained[key], weight) for key, weight in llama2c["model"].items())
-    run_here("sample.py", *flags(checkpoint=path, tokenizer=f"{data}/tok512.model", prompt="One"))
     llama2c["model"]["norm.weight"][0] = math.inf
     torch.save(llama2c, path)
     with pytest.raises(InputError, match="ckpt.pt holds weights that are not finite"):
         TextGenerator(str(path), f"{data}/tok512.model")
-    gpt = {"transformer.wte.weight": torch.zeros(8, 4), "lm_head.weight": torch.zeros(8, 4)}
-    torch.save({"model": gpt, "model_args": {"n_layer": 1, "n_embd": 4}}, path)
-    for script, option in (("train.py", "init_from"), ("sample.py", "checkpoint")):
-        with pytest.raises(InputError, match=f"{path} is nanoGPT's: "):
-            run_here(script, f"--{option}={path}")
 
 
 def test_an_id_without_a_piece_is_never_written(data, tmp_path, capsys):
@@ -291,22 +239,16 @@ def test_an_id_without_a_piece_is_never_written(data, tmp_path, capsys):
 # --- data
 
 
-@needs_proc
 def test_shards_of_a_run_that_was_killed_are_resumed_and_are_the_same(data, tmp_path):
     os.symlink(f"{data}/TinyStories_all_data", tmp_path / "TinyStories_all_data")
     shutil.copy(f"{data}/tok512.model", tmp_path)
     folder = tmp_path / "tok512"
     command = ["tinystories.py", "pretokenize", f"--data_dir={tmp_path}", "--vocab_size=512"]
-    process = subprocess.Popen([sys.executable, *command, "--workers=2"], cwd=HERE)
+    process = subprocess.Popen([sys.executable, *command, "--workers=2"], cwd=HERE, stderr=subprocess.PIPE)
     while process.poll() is None and len(list(folder.glob("*.bin"))) < 5:
-        workers = children(process.pid)
         time.sleep(0.001)
     process.kill()
-    process.wait()
-    until = time.time() + 20
-    while set(workers) & set(children(None)):  # they end with it
-        assert time.time() < until
-        time.sleep(0.05)
+    process.communicate(timeout=20)  # its workers have the pipe, too: they end with it
     done = read_json(folder / "meta.json")["shards"]
     assert 0 < len(done) < 50
     with pytest.raises(InputError, match="no finished shards"):
@@ -325,18 +267,13 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path, monkeypatch):
         for name in ("data00.json", "../../data99.json"):
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
     monkeypatch.setattr(tinystories, "data_dir", str(tmp_path / "data"))
-    for has_filter in (True, False):  # Python 3.11.3 and older have none
-        if not has_filter:
-            monkeypatch.delattr(tarfile, "data_filter")
-        with pytest.raises(InputError, match="data.tar.gz cannot be unpacked: .*data99.json"):
-            tinystories.download()
+    with pytest.raises(InputError, match="data.tar.gz cannot be unpacked: .*data99.json"):
+        tinystories.download()
     assert os.listdir(tmp_path) == ["data"]
     assert not tinystories.story_files()  # what came before the bad name does not count either
 
 
-def test_the_newest_state_is_sampled_until_there_is_a_best_and_a_long_prompt_keeps_its_end(
-    trained, tmp_path, capsys
-):
+def test_sampling_takes_the_newest_state_and_the_end_of_a_long_prompt(trained, tmp_path, capsys):
     shutil.copy(f"{trained}/last.pt", tmp_path)
     generator = TextGenerator(f"{tmp_path}/ckpt.pt")
     assert f"no {tmp_path}/ckpt.pt yet: taking {tmp_path}/last.pt" in capsys.readouterr().err
