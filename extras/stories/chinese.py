@@ -27,7 +27,7 @@ ANIMALS = """龙兽怪熊猫兔鸟鱼虎马牛狼狗鼠象狐鹿豹蛙龟鹅鸭�
 
 SURNAMES = """王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾
     丁姜范秦孟"""
-GIVEN = "伟英华慧文志宇博俊涵梓怡诗辉峰洋波洁宁玲秀娟敏健瑶萱"
+GIVEN = "一伟英华慧文志宇博俊涵梓怡诗峰洋玲秀敏瑶萱"
 HEROES = {  # the others are put together
     "girl": """莉莉 朵朵 妞妞 婷婷 甜甜 萌萌 丫丫 琪琪 欣欣 佳佳 露露 娜娜 芳芳 思思 雯雯 小红 小丽 小芳 小美
         小梅 珍珍 菲菲 苗苗 晓晓 果果 小兰""".split(),
@@ -59,7 +59,8 @@ UNWANTED = re.compile(
 # A girl and a boy may have the same: who is 她 or 他 is told only where 女孩 or 男孩 stands before it.
 HERO_NAME = """{a}{b}/{a}{b}/{a}{b}/{a}{a}/{given}{given}/小{a}/小{given}/阿{a}/大{a}/老{surname}/
     {surname}{a}/{surname}{given}/{surname}{a}{b}/{surname}{a}{b}/{surname}{given}{a}/{surname}小{a}/{a}{b}{c}/
-    {sound}{sound2}/{sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}"""
+    {sound}{sound2}/{sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}{sound4}/
+    {double}{given}/{double}{a}{b}"""
 WORDS = {
     "sound": " ".join("".join(SOUNDS.split())),
     "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
@@ -79,6 +80,7 @@ WORDS = {
     "girl_name": HERO_NAME,
     "boy_name": HERO_NAME,
     "surname": " ".join("".join(SURNAMES.split())),
+    "double": "欧阳 司马 诸葛 上官 慕容",
     "given": " ".join(GIVEN),
     "colour": "红色 橙色 黄色 绿色 蓝色 紫色 粉色 白色 黑色 金色 银色 棕色 青色",
     "place": """花园里 花园里 公园里 小河边 草地上 山坡上 树林里 池塘边 大树下 院子里 小桥边 田野里 菜园里
@@ -100,7 +102,7 @@ WORDS = {
         看见]了一只{kind}。/从前，有个{good}的{boy}叫{hero}，{he}[很|最]喜欢{hobby}。有一天，{he}[在{place}|]
         遇到了一只{kind}。/从前，有个{boy}叫{hero}。[有一天|{time}]，{he}在{place}遇到了一只{kind}。""",
     "looks": """这只{kind}全身都是{colour2}的，[长着|有]{has}。/{hero}从来没见过{kind}。
-        它全身都是{colour2}的，[长着|有]{has}。/{kind}全身都是{colour2}的，还[长着|有]{has}。""",
+        它全身都是{colour2}的，[长着|有]{has}。/那只{kind}全身都是{colour2}的，还[长着|有]{has}。""",
     "end": """从[此|那]以后，{hero}和{kind}成了[最好的|好]朋友。/从那以后，{hero}常常去看那只{colour2}的
         {kind}。/回到家，{hero}把{kind}的事讲给{kin}听。{kin}[笑着|摸摸{hero}的头]说：“[你真是个好孩子|
         下次请{kind}来家里玩吧|我也想看看那只{colour2}的{kind}]。”/该回家了，{hero}向{kind}挥挥手。
@@ -149,7 +151,7 @@ PLOTS = {
         "together": """food: n/糖葫芦: 串/烤红薯: 个/豆沙包: 个/芝麻饼: 块/糖人: 个/棉花糖: 个/
         煮玉米: 根/肉包子: 个/葱油饼: 张/ 肉粽子: 个/春卷: 个/绿豆糕: 块 ¶ thing: m/珠子: 颗/石头: 块/
         小花: 朵/羽毛: 片/贝壳: 枚/铃铛: 个/纽扣: 颗/松果: 颗""",
-        "story": """{meet}{looks}¶{kind}的肚子咕咕叫。“我[一天没吃东西了|饿得走不动了]，”{kind}[小声|
+        "story": """{meet}{looks}¶那只{kind}的肚子咕咕叫。“我[一天没吃东西了|饿得走不动了]，”{kind}[小声|
         不好意思地]说。{hero}手里正好有一{n}{food}，是{kin}刚买的。{hero}[也很想吃|有点舍不得]，可还是说：
         “[我们一人一半吧|给你吃吧，别客气]，{kind}！”¶{kind}吃着{food}，{act}，说：“[这{n}{food}真好吃|
         我从来没吃过这么好吃的{food}]！”{hero}[看着它笑了|听了心里暖暖的]。¶第二天，{kind}[跑来找{hero}|
@@ -158,7 +160,7 @@ PLOTS = {
         看了又看]。{end}""",
     },
     "{hero}帮{kind}找妈妈。": {
-        "story": """{meet}{looks}¶{kind}一边走一边哭。“你怎么了，{kind}？”{hero}问。“我找不到妈妈了，”
+        "story": """{meet}{looks}¶那只{kind}一边走一边哭。“你怎么了，{kind}？”{hero}问。“我找不到妈妈了，”
         {kind}[擦着眼泪|抽抽搭搭地]说。“你妈妈长什么样？”“我妈妈也是{colour2}的，也有{has}[，
         就是比我大得多|]，”{kind}说。¶{hero}[牵着|带着]{kind}去问{animal_word}。{animal_word}说：
         “我看见一只很大的{kind}[往{way}|到{way}]去了，[走得很急|一边走一边喊]。”{hero}和{kind}[赶紧|连忙]
@@ -213,7 +215,7 @@ PLOTS = {
     "{hero}和{kind}一起种{thing}。": {
         "together": """thing: m/牵牛花: 朵/月季花: 朵/郁金香: 朵/百合花: 朵/牡丹花: 朵/菊花: 朵/
         茉莉花: 朵/凤仙花: 朵/绣球花: 朵/杜鹃花: 朵""",
-        "story": """{meet}{looks}¶{kind}手里有一颗小小的种子。“这是{thing}的种子，”{kind}说，
+        "story": """{meet}{looks}¶那只{kind}手里有一颗小小的种子。“这是{thing}的种子，”{kind}说，
         “[我想看它开花|可是我不会种]。”“我们一起种吧，{kind}！”{hero}说。他们[在墙角|在窗户下面]
         挖了一个小坑，把种子埋了进去。¶[三天过去了|第一天过去了]，什么也没有长出来。“[它是不是睡着了|
         它怎么还不出来]？”{kind}{act}，[着急地|难过地]问。“别急，{kind}，”{hero}说，“[花和小孩一样，
@@ -257,7 +259,7 @@ PLOTS = {
     "{kind}拿了{hero}的{thing}，又还了回来。": {
         "together": """thing: m/小汽车: 辆/拨浪鼓: 个/小木马: 匹/小火车: 列/口琴: 把/风车: 个/
         望远镜: 架/小飞机: 架/小船: 条/ 万花筒: 个/哨子: 个/弹珠: 颗""",
-        "story": """{meet}{looks}¶{kind}把什么东西藏在身后。“你拿着什么呀，{kind}？”{hero}问。
+        "story": """{meet}{looks}¶那只{kind}把什么东西藏在身后。“你拿着什么呀，{kind}？”{hero}问。
         {kind}低下头，[慢慢地|红着脸]拿出一{m}{colour}的{thing}。“那是我的{thing}！”{hero}说，
         “我找了[一整天|好久]！”¶“对不起，{hero}，”{kind}{act}，小声说，“我[没有玩具|从来没有过{thing}]，
         只想玩一会儿。”{kind}把那{m}{colour}的{thing}还给了{hero}。{hero}[想了想|有点生气，可是看它快哭了]，
@@ -267,7 +269,7 @@ PLOTS = {
     },
     "{kind}牙疼，{hero}送给它一把牙刷。": {
         "together": """thing: m/牙刷: 把""",
-        "story": """{meet}{looks}¶{kind}捂着脸，哎哟哎哟地叫。“你怎么了，{kind}？”{hero}问。“我牙疼，”
+        "story": """{meet}{looks}¶那只{kind}捂着脸，哎哟哎哟地叫。“你怎么了，{kind}？”{hero}问。“我牙疼，”
         {kind}说，“[疼得睡不着觉|什么也吃不下]。”“你是不是[天天吃糖|晚上不刷牙]呀？”{kind}红着脸，
         点了点头。¶{hero}[跑回家|回家]拿来一把{colour}的牙刷。“这把{colour}的牙刷送给你，{kind}，”
         {hero}说，“[早上刷一次，晚上刷一次|上面的牙往下刷，下面的牙往上刷]。”{kind}[学着{hero}的样子|

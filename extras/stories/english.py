@@ -150,7 +150,7 @@ WORDS = {
         and the {kind} [played together|went for a walk|ate {fruits} together|told each other stories] every
         [day|{weekday}]./Then {hero} waved goodbye and [ran|walked|skipped] home. {He} [never forgot the
         {kind}|always remembered the {kind}|could not wait to see the {kind} again]./That night, {hero} told
-        {his} {kin} all about the {kind}. "[What a [good|kind|clever|brave] {boy} you are|I am proud of you|I
+        everyone at home about the {kind}. "[[How [kind|clever|brave] you are|I am proud of you], {hero}|I
         would like to meet a {kind} too]," said {his} {kin}./{hero} and the {kind} sat [on the grass|on a
         log|side by side] and watched [the stars come out|the moon rise|the birds fly home]. [They felt
         happy.|It was a perfect day.|]/{hero} smiled, and the {kind} smiled too. It had been a
