@@ -728,7 +728,7 @@ class Parrot:
 
 
 def test_a_chat_remembers_until_the_context_is_full(tok, capsys):
-    parrot = Parrot(tok, 120)
+    parrot = Parrot(tok, 110)  # 20 of them for the answer
     chat = Chat(parrot, "s", io.StringIO())
     turns = []
     for n in range(6):
@@ -736,12 +736,12 @@ def test_a_chat_remembers_until_the_context_is_full(tok, capsys):
         turns.append(user(f"问{n}"))
         histories = [[system("s"), *turns[2 * k :]] for k in range(n + 1)]  # without the k oldest questions
         possible = [tok.encode_chat(history, add_generation_prompt=True)[0] for history in histories]
-        longest = next(ids for ids in possible if len(ids) <= 100)
+        longest = next(ids for ids in possible if len(ids) <= 90)
         assert parrot.asked[-1] == (longest, 20)
         turns.append(assistant("答"))
     assert longest != possible[0]
     chat.ask("很" * 500, max_new_tokens=20)
-    assert len(parrot.asked[-1][0]) == 100 and "the last 100 are kept" in capsys.readouterr().err
+    assert len(parrot.asked[-1][0]) == 90 and "the last 90 are kept" in capsys.readouterr().err
 
 
 def test_chat_in_the_terminal(tok, tmp_path, monkeypatch, capsys):
