@@ -1,16 +1,14 @@
 """The texts: the files, commands, options and names of the code that they mention exist."""
 
 import glob
-import importlib.util
-import itertools
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 
 import pytest
-import torch
 
 from configurator import parse_value
 from tests.fixtures import HERE
@@ -18,11 +16,10 @@ from tests.fixtures import HERE
 FIRST_PAGES = ("README.md", "docs/README.zh.md")  # no translations of one another
 COURSE = ("docs/course.md", "docs/course.zh.md")
 PAIRS = (COURSE, ("docs/recipes.md", "docs/recipes.zh.md"))
-DOCS = [name for pair in (FIRST_PAGES, *PAIRS) for name in pair]
-DOCS += [f"docs/{name}.md" for name in "tutorial.zh answers answers.zh CONTRIBUTING experiments".split()]
+DOCS = ["README.md", *sorted(glob.glob("docs/*.md", root_dir=HERE))]
 EXERCISES = set("dpi dpy constant constnt kumquats data_play data10 output_c output_endless".split())
 FOREIGN = set("pytest pip venv cmp F rms_norm max_autotune".split())
-SHORTCUTS = {"toy": "train.py"}  # course.md defines them
+SHORTCUTS = {"toy": "train.py", "extras.page": "extras/page/__main__.py"}  # course.md defines toy
 FENCED = r"(?ms)^```.*?^```"
 
 
@@ -40,13 +37,6 @@ def blocks_of(name, language):
     return "\n".join(re.findall(rf"(?ms)^```{language}\n(.*?)^```", text_of(name)))
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, os.path.join(HERE, f"docs/{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def commands_of(name):
     """(script, words) of each command with a script or module of ours, in code blocks and in backticks."""
     lines = blocks_of(name, "bash").replace("\\\n", " ").splitlines()
@@ -55,13 +45,9 @@ def commands_of(name):
         for i, word in enumerate(words):
             module = i and words[i - 1] == "-m" and word not in FOREIGN
             if word.endswith(".py") or module or (i == 0 and word in SHORTCUTS):
-                yield path_of(word) if module else SHORTCUTS.get(word, word), words[i + 1 :]
+                path = word.replace(".", "/") + ".py" if module else word
+                yield SHORTCUTS.get(word, path), words[i + 1 :]
                 break
-
-
-def path_of(module):
-    path = module.replace(".", "/")
-    return f"{path}/__main__.py" if os.path.isdir(os.path.join(HERE, path)) else f"{path}.py"
 
 
 def check_command(script, words):
@@ -114,19 +100,9 @@ def test_the_two_first_pages_are_short_and_have_the_same_results():
     assert results[0] == results[1]
 
 
-def units_of(name):
-    """The paragraphs, list items and rows of tables of a text; no blocks of code."""
+def paragraphs_of(name):
     text = re.sub(FENCED, "", text_of(name).split("\n## 5. ")[-1])  # before, Chinese has remarks of its own
-    units = re.split(r"\n\s*\n|\n(?=(?:[-*]|\d\.) |[|>#])", text)
-    return [unit for unit in units if unit.strip()]
-
-
-def count_sentences(unit):
-    """The ends of sentences outside of code and quotes. English has the period before the quote's end."""
-    plain = re.sub(r"`[^`]+`|\]\([^)]+\)", "X", " ".join(unit.split()))
-    plain = re.sub(r"^(#+ )?\d+\. |\*|\.\.\.", "", plain)
-    plain = re.sub(r'"[^"]*?([.?!]?)"|“[^”]*”', r"X\1", plain)
-    return len(re.findall(r"[。？！]|[.?!]\)?(?= |$)|[:：]$", plain))
+    return [paragraph for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
 
 
 @pytest.mark.parametrize("english, chinese", PAIRS)
@@ -137,9 +113,8 @@ def test_both_languages_have_the_same_commands_headings_numbers_and_paragraphs(e
     assert a == b
     a, b = (set(re.findall(r"(?a)(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", text)) for text in texts)
     assert {n for n in a ^ b if len(n) > 2} == set()  # small ones may be words
-    for a, b in itertools.zip_longest(units_of(english), units_of(chinese), fillvalue=""):
-        assert a and b and sorted(re.findall("`[^`]+`", a)) == sorted(re.findall("`[^`]+`", b)), f"{a}\n{b}"
-        assert count_sentences(a) == count_sentences(b), f"{a}\n{b}"
+    for a, b in zip(paragraphs_of(english), paragraphs_of(chinese), strict=True):
+        assert sorted(re.findall("`[^`]+`", a)) == sorted(re.findall("`[^`]+`", b)), f"{a}\n{b}"
 
 
 def test_the_tutorials_reader_finds_every_option_of_train():
@@ -172,34 +147,19 @@ def test_thirty_lines_of_autograd_get_pytorchs_gradients(name):
 
 
 def test_the_smallest_model_learns_and_writes(capsys):
-    minimal = load("minimal")
-    minimal.max_iters = 80
-    minimal.batch_size = 8
-    _, _, losses = minimal.main()
+    main = runpy.run_path(os.path.join(HERE, "docs/minimal.py"))["main"]
+    main.__globals__.update(max_iters=80, batch_size=8)
+    _, _, losses = main()
     assert losses[0] > 3 and sum(losses[-5:]) / 5 < 1  # ln 31 = 3.4; how frequent each letter is: 2.8
     words = set(" ".join(capsys.readouterr().out.splitlines()[-8:]).split())
     assert words >= {"has", "a", "likes", "the"}
 
 
-def test_looking_back_shows_the_weights_that_attention_uses(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(os.path.join(HERE, "docs"))
-    minimal, look_back = importlib.import_module("minimal"), load("look_back")
-    torch.manual_seed(0)
-    vocabulary = sorted(set(look_back.STORY + "\n"))
-    model, ids = minimal.Transformer(len(vocabulary)), torch.arange(9)
-    weights = look_back.attention_weights(model, ids)
-    x = model.attention_norm(model.tok_embeddings(ids) + model.pos_embeddings.weight[:9])
-    expected = model.attention(x[None])[0]  # what the model itself computes
-    assert torch.allclose(model.attention.wo(weights @ model.attention.wv(x)), expected, atol=1e-6)
-    look_back.main = lambda: (model, vocabulary, [])
-    look_back.look_back("She likes")
-    assert len(capsys.readouterr().out.splitlines()) == 12  # the text, ten rows, what comes after it
-
-
 def test_the_chinese_pictures_are_those_of_today_in_chinese():
+    translate = runpy.run_path(os.path.join(HERE, "docs/chinese.py"))["translate"]
     pictures = [path for path in files(".svg") if not path.endswith(".zh.svg")]
     for path in pictures:
-        translated = load("chinese").translate(text_of(path))
+        translated = translate(text_of(path))
         assert translated == text_of(path.replace(".svg", ".zh.svg")), f"run docs/chinese.py: {path}"
         assert re.search(r">[^<]*[\u4e00-\u9fff][^<]*</text>", translated), path
         assert "@media (prefers-color-scheme: dark)" in translated, path
