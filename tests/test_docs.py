@@ -100,9 +100,19 @@ def test_the_two_first_pages_are_short_and_have_the_same_results():
     assert results[0] == results[1]
 
 
-def paragraphs_of(name):
+def units_of(name):
+    """The paragraphs, list items and rows of tables of a text; no blocks of code."""
     text = re.sub(FENCED, "", text_of(name).split("\n## 5. ")[-1])  # before, Chinese has remarks of its own
-    return [paragraph for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
+    units = re.split(r"\n\s*\n|\n(?=(?:[-*]|\d\.) |[|>#])", text)
+    return [unit for unit in units if unit.strip()]
+
+
+def count_sentences(unit):
+    """The ends of sentences outside of code and quotes. English has the period before the quote's end."""
+    plain = re.sub(r"`[^`]+`|\]\([^)]+\)", "X", " ".join(unit.split()))
+    plain = re.sub(r"^(#+ )?\d+\. |\*|\.\.\.", "", plain)
+    plain = re.sub(r'"[^"]*?([.?!]?)"|“[^”]*”', r"X\1", plain)
+    return len(re.findall(r"[。？！]|[.?!]\)?(?= |$)|[:：]$", plain))
 
 
 @pytest.mark.parametrize("english, chinese", PAIRS)
@@ -113,8 +123,9 @@ def test_both_languages_have_the_same_commands_headings_numbers_and_paragraphs(e
     assert a == b
     a, b = (set(re.findall(r"(?a)(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", text)) for text in texts)
     assert {n for n in a ^ b if len(n) > 2} == set()  # small ones may be words
-    for a, b in zip(paragraphs_of(english), paragraphs_of(chinese), strict=True):
+    for a, b in zip(units_of(english), units_of(chinese), strict=True):
         assert sorted(re.findall("`[^`]+`", a)) == sorted(re.findall("`[^`]+`", b)), f"{a}\n{b}"
+        assert count_sentences(a) == count_sentences(b), f"{a}\n{b}"
 
 
 def test_the_tutorials_reader_finds_every_option_of_train():
