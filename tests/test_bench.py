@@ -6,11 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from devices import autocast, find_dtype
-from extras import bench
 from extras.memory import memory
+from extras.muon import configure_muon
 from model import ModelArgs, Transformer, attend
 from tests.fixtures import flags, run, run_here
 
@@ -57,20 +56,17 @@ def test_training_keeps_the_memory_that_the_formula_says(shape, dtype, compiled,
     assert want == pytest.approx(saved_bytes(args, dtype, compiled, device_type), rel=0.02)
 
 
-def set_options(monkeypatch, options):
-    for name, value in (WIDE | options).items():
-        monkeypatch.setattr(bench, name, value)
-
-
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_optimizer_takes_the_memory_that_the_formula_says(name, monkeypatch):
-    set_options(monkeypatch, {"device": "cpu", "compile": "false", "batch_size": 2})
-    states = {}
-    hook = register_optimizer_step_post_hook(lambda optimizer, *_: states.update(optimizer.state))
-    bench.training_ways()[f"train.py, {name}, eager"]()()
-    hook.remove()
-    moments = [x for state in states.values() for x in state.values() if x.dim()]  # not the step's number
-    want = memory(ModelArgs(**WIDE), 2, optimizer=name)[f"optimizer ({name})"][0]
+@pytest.mark.parametrize("name, configure", [
+    ("adamw", Transformer.configure_optimizers), ("muon", partial(configure_muon, compile="false")),
+])  # fmt: skip
+def test_the_optimizer_takes_the_memory_that_the_formula_says(name, configure):
+    model = Transformer(ModelArgs(**WIDE))
+    optimizer = configure(model, 0.1, 1e-3, (0.9, 0.95))
+    x = torch.randint(WIDE["vocab_size"], (ROWS, 64))
+    model(x, x).backward()
+    optimizer.step()
+    moments = [x for state in optimizer.state.values() for x in state.values() if x.dim()]  # no step's number
+    want, _ = memory(model.args, ROWS, optimizer=name)[f"optimizer ({name})"]
     assert sum(x.nbytes for x in moments) == want
 
 
@@ -85,7 +81,7 @@ def test_memory_prints_a_table_whose_total_is_the_sum(capsys):
     assert total[1] < total[0] and len(parts) == 6
 
 
-def test_bench_measures_every_way_at_a_toy_size(tmp_path, monkeypatch):
+def test_bench_measures_every_way_at_a_toy_size(tmp_path):
     pytest.importorskip("transformers")
     usual = {"device": "cpu", "compile": "false", "rounds": 1, "batch_size": 2, "new_tokens": 4}
     run("extras.bench", *flags(**WIDE | usual, stories="1,2", out=f"{tmp_path}/bench.json"))
@@ -95,6 +91,3 @@ def test_bench_measures_every_way_at_a_toy_size(tmp_path, monkeypatch):
     ways = ("sample.py, float32", "sample.py, bfloat16", f"transformers, {find_dtype('bfloat16', 'cpu')}")
     assert [row["what"] for row in rows] == names + [f"{way}, {count}" for count in (1, 2) for way in ways]
     assert all(row["tokens/s"] > 0 for row in rows)
-    set_options(monkeypatch, usual)
-    theirs = bench.llama()  # the same shape
-    assert sum(p.numel() for p in theirs.parameters()) == bench.our_model().num_params()

@@ -184,20 +184,8 @@ def test_training_takes_the_memory_that_the_formula_says(device, tmp_path, shape
 
 @pytest.mark.parametrize("stories", [1, 8])
 @on_cuda
-def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_and_records_one_graph(
-    device, stories, monkeypatch
-):
+def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding(device, stories):
     """tests/test_fast_decode.py has the same on a CPU, where there are no graphs."""
-    from torch._inductor.cudagraph_trees import CUDAGraphNode
-
-    recorded = []
-    record = CUDAGraphNode.__init__
-
-    def record_and_count(*args, **kwargs):
-        recorded.append(args)
-        record(*args, **kwargs)
-
-    monkeypatch.setattr(CUDAGraphNode, "__init__", record_and_count)
     torch.set_float32_matmul_precision("highest")
     eager, compiled = [small_model(lively=True, n_layers=2).to(device).eval() for _ in range(2)]
     fast_decode.compile_decoding(compiled, device)
@@ -206,4 +194,3 @@ def test_compiled_decoding_writes_the_greedy_text_of_eager_decoding_and_records_
         want = eager.generate(x, 40, temperature=0)  # past the 32 positions of the context
         assert torch.equal(compiled.generate(x, 40, temperature=0), want)
         assert len(want.unique()) > 10  # no story of one word
-    assert len(recorded) == 1

@@ -150,19 +150,6 @@ def test_both_languages_fit_a_telephone_and_a_screen(story):
         story.click("#language")
 
 
-def test_heads_and_layers_show_what_is_in_the_model(story):
-    story.click("#tab_look")
-    ids = story.ids()
-    story.set(layer=1, head=2)
-    question = f"call('ask', 'story', 'attention', {len(ids) - 1}, 1, 2)"
-    weights = torch.tensor(story.do(f"return {question}.then(({{ weights }}) => [...weights])"))
-    assert (story.numbers("#chips .chip", "--heat") ** 2 - weights).abs().max() < 1e-3
-    story.click("#tab_layers")
-    assert len(story.all("#layers tbody tr")) == 1 + story.model.args.n_layers
-    likeliest = story.model(torch.tensor([ids]))[0, -1].argmax()
-    assert story.text("#layers tbody tr:last-child td span") == story.do(f"return token_name({likeliest})")
-
-
 def test_a_chat_answers_and_shows_its_template_on_request(story, tok, tmp_path):
     checkpoint = random_checkpoint(tmp_path / "c.pt", tok.state(), vocab_size=tok.n_words, max_seq_len=128)
     story.open("file://" + write_page(tmp_path / "chat.html", checkpoint))

@@ -47,18 +47,13 @@ def sum_data(tmp_path_factory):
 # --- the tokenizer
 
 
-def test_split_digits_makes_each_digit_a_token(sum_data):
+def test_split_digits_makes_each_digit_a_token_and_nfkc_changes_texts(sum_data, capsys):
     tok = Tokenizer(f"{sum_data}/k")
     pieces = [tok.decode([i]) for i in tok.encode("五十二加二十一等于七十三。4096")]
     digits = list("五十二二十一七十三4096")
     assert [piece for piece in pieces if re.search("[零一二三四五六七八九十0-9]", piece)] == digits
-
-
-def test_nfkc_changes_texts_and_the_test_of_the_tokenizer_says_so(sum_data, capsys):
-    tok = Tokenizer(f"{sum_data}/nfkc")
-    assert tok.decode(tok.encode("①，ｆ")) == "1,f"
     train_tokenizer.eval_tokenizer(f"{sum_data}/nfkc")
-    assert capsys.readouterr().out.count("matches original: False") == 1
+    assert "Decoded:  '你好,世界!(123)'\nDecoded text matches original: False" in capsys.readouterr().out
 
 
 def test_the_tutorials_calls_work_and_show_readable_tokens(sum_data, tmp_path, capsys):
@@ -97,24 +92,11 @@ def test_llama_cpps_rules_give_the_same_ids(zh, tok, tmp_path):
 # --- the corpora
 
 
-def value_of(numeral):
-    """Independent of the generator: 四十二 -> 42."""
-    digits = "零一二三四五六七八九"
-    tens, ten, ones = numeral.rpartition("十")
-    return bool(ten) * 10 * digits.index(tens or "一") + digits.index(ones or "零")
-
-
-def equations_in(text):
-    """Each (a, op, b, c) that a text states."""
-    for a, op, b, c in re.findall(f"({NUMERAL})([加减])({NUMERAL})等于({NUMERAL})", text):
-        yield value_of(a), "+" if op == "加" else "-", value_of(b), value_of(c)
-
-
 def questions_in(text):
     """Each (a, op, b) that a text asks for in numbers; those with apples are picked by the same function."""
     ends = "(?:等于[几多]|是多少|得几|呢|。)"
-    for a, op, b in re.findall(f"({NUMERAL})([加减])[上去]?({NUMERAL}){ends}", text):
-        yield value_of(a), "+" if op == "加" else "-", value_of(b)
+    found = re.findall(f"({NUMERAL})([加减])[上去]?({NUMERAL}){ends}", text)
+    return [(sums.NUMBERS[a], "+-"[op == "减"], sums.NUMBERS[b]) for a, op, b in found]
 
 
 def test_the_synthetic_sums_are_right_and_hold_out_the_exam(sum_data):
@@ -122,9 +104,11 @@ def test_the_synthetic_sums_are_right_and_hold_out_the_exam(sum_data):
     rows = read_rows(f"{sum_data}/synthetic_sums_chats.json")
     chats = [[turn["value"] for turn in row["conversations"]] for row in rows]
     assert len(texts) == 400 and len(chats) == 600
-    for a, op, b, c in equations_in("".join([*texts, *itertools.chain(*chats)])):
-        assert c == sums.result(a, op, b) and 0 <= min(a, b, c) and max(a, b, c) <= 99
-    asked = list(questions_in("".join(texts)))
+    assert [sums.NAMES[n] for n in (0, 7, 10, 12, 20, 99)] == ["零", "七", "十", "十二", "二十", "九十九"]
+    stated = re.findall(f"({NUMERAL})([加减])({NUMERAL})等于({NUMERAL})", "".join([*texts, *sum(chats, [])]))
+    for a, op, b, c in stated:
+        assert sums.NUMBERS[c] == sums.NUMBERS[a] + sums.NUMBERS[b] * (1 if op == "加" else -1)
+    asked = questions_in("".join(texts))
     continued = 0
     for chat in chats:
         for before, question, reply in zip(["", *chat[1::2]], chat[::2], chat[1::2]):
@@ -132,7 +116,7 @@ def test_the_synthetic_sums_are_right_and_hold_out_the_exam(sum_data):
             last_result = "".join(re.findall(NUMERAL, before)[-1:])
             for fact in questions_in(question.replace("再", last_result)):
                 asked.append(fact)
-                assert "等于" not in reply or value_of(re.findall(NUMERAL, reply)[-1]) == sums.result(*fact)
+                assert "等于" not in reply or sums.last_number(reply) == sums.NAMES[sums.result(*fact)]
     assert len(asked) > 400 * 5 and continued > 200 and not set(asked) & set(sums.EXAM)
     assert len(sums.EXAM) == 1010 == len(set(sums.EXAM)) and len(sums.LEARNED) == 9090
     for typed in ("".join(texts[::2]), "".join(texts[1::2]), str(chats)):
