@@ -74,8 +74,7 @@ def test_a_run_that_resumes_has_the_losses_of_one_that_never_stopped(device, dat
     usual = {"decay_lr": False, "eval_interval": 10, "save_interval": 10}
     run_here("train.py", *options_for(device, data, tmp_path / "whole", max_iters=20, **usual))
     run_here("train.py", *options_for(device, data, tmp_path / "half", max_iters=10, **usual))
-    half_run = flags(out_dir=tmp_path / "half", max_iters=20, device=device)
-    run_here("train.py", "--init_from=resume", *half_run)
+    run_here("train.py", *flags(init_from="resume", out_dir=tmp_path / "half", max_iters=20, device=device))
     assert_same_run(tmp_path / "half", tmp_path / "whole", 5e-3 if device == "cuda" else 0)
 
 

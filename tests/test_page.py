@@ -110,12 +110,6 @@ def test_logits_and_greedy_text_are_pytorchs_with_and_without_the_cache(name, pa
     assert written == model.generate(torch.tensor([ids]), 100, temperature=0)[0].tolist()
 
 
-def test_a_chat_is_encoded_as_in_python(pages, tok):
-    messages = [fixtures.user("你好，<|im_end|>\n ok"), fixtures.assistant(" 是的！"), fixtures.user("再见")]
-    ids = ask(pages["chat"], "tok.encode_chat(messages)", messages=messages)
-    assert ids == [tok.encode_chat(messages, add_generation_prompt=True)[0]]
-
-
 def inside(model, ids):
     """Of each layer: attention (H, T, T) and, after it, the residual stream's logits (T, V), by PyTorch."""
     looked = []

@@ -23,20 +23,11 @@ def test_the_fit_finds_the_law_that_made_the_losses_and_one_wrong_loss_hardly_be
         scaling.fit([(N, D, D / 1e5) for N in (1e5, 2e5, 4e5) for D in (1e5, 2e5, 4e5)])
 
 
-def test_the_best_split_of_a_budget_has_the_lowest_loss():
-    budget = 6 * 500_000 * 2_000_000
-    N, D = scaling.best_split(LAW, budget)
-    assert 6 * N * D == pytest.approx(budget)
-    assert scaling.predict(LAW, N, D) < min(scaling.predict(LAW, N * k, D / k) for k in (0.99, 1.01))
-
-
-def test_parameters_are_counted_as_the_model_does_and_the_larger_run_has_four_times_the_flops():
+def test_parameters_are_counted_as_the_model_does():
     for dim in (*scaling.DIMS, scaling.LARGER_DIM):
         args = ModelArgs(dim=dim, n_layers=4, n_heads=2, n_kv_heads=2, vocab_size=scaling.vocab_size)
         matrices = [p for p in Transformer(args).parameters() if p.dim() == 2]
         assert scaling.num_params(dim) == sum(p.numel() for p in matrices)
-    largest = scaling.flops(scaling.DIMS[-1], 8 * scaling.base_tokens)
-    assert scaling.flops(*scaling.larger_run()) / largest == pytest.approx(4, rel=0.01)
 
 
 @pytest.fixture

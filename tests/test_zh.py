@@ -32,12 +32,11 @@ NUMERAL = "[零一二三四五六七八九十]+"
 
 @pytest.fixture(scope="module")
 def sum_data(tmp_path_factory):
-    """A small corpus of synthetic sums: the files of synthesize, chunks, messages, and two tokenizers."""
+    """A small corpus of synthetic sums: the files of synthesize, chunks, and two tokenizers."""
     folder = str(tmp_path_factory.mktemp("sums"))
     args = (f"--data_dir={folder}", "--num_texts=400", "--num_chats=600")
     run_here("prepare_data.py", "synthesize", *args)
-    for command in ("pretrain", "sft"):
-        run_here("prepare_data.py", command, f"--data_dir={folder}")
+    run_here("prepare_data.py", "pretrain", f"--data_dir={folder}")
     chunks = f"--data_path={folder}/seq_monkey_datawhale.jsonl"
     for name, option in (("k", "--split_digits"), ("nfkc", "--normalizer=nfkc")):
         run_here("train_tokenizer.py", chunks, f"--save_dir={folder}/{name}", "--vocab_size=400", option)
@@ -72,9 +71,8 @@ def test_llama_cpps_rules_give_the_same_ids(zh, tok, tmp_path):
     """llama.cpp's "gpt-2" rules, on what the GGUF file holds: cut, spell in bytes, merge by rank."""
     gguf = pytest.importorskip("gguf")
     checkpoint = random_checkpoint(tmp_path / "ckpt.pt", tok.state(), vocab_size=tok.n_words + 3)
-    out = tmp_path / "model.gguf"
-    run_here("extras/export.py", "--export_format=gguf", f"--checkpoint={checkpoint}", f"--out={out}")
-    fields = gguf.GGUFReader(out).fields.items()
+    run_here("extras/export.py", *flags(export_format="gguf", checkpoint=checkpoint, out=tmp_path / "x.gguf"))
+    fields = gguf.GGUFReader(tmp_path / "x.gguf").fields.items()
     meta = {key.removeprefix("tokenizer."): field.contents() for key, field in fields}
     assert (meta["ggml.model"], meta["ggml.pre"]) == ("gpt2", "gpt-2")
     assert meta["chat_template"] == tok.template
@@ -119,8 +117,7 @@ def test_the_synthetic_sums_are_right_and_hold_out_the_exam(sum_data):
                 assert "等于" not in reply or sums.last_number(reply) == sums.NAMES[sums.result(*fact)]
     assert len(asked) > 400 * 5 and continued > 200 and not set(asked) & set(sums.EXAM)
     assert len(sums.EXAM) == 1010 == len(set(sums.EXAM)) and len(sums.LEARNED) == 9090
-    for typed in ("".join(texts[::2]), "".join(texts[1::2]), str(chats)):
-        assert 0.2 < typed.count("等于几?") / typed.count("等于几？") < 1  # both question marks
+    assert str(chats).count("等于几?") > 100 < str(texts).count("等于几?")  # beside the full-width sign
 
 
 def test_synthesize_repeats_itself_and_replaces_nothing(sum_data, tmp_path):
@@ -273,8 +270,6 @@ def test_messages_follow_the_language_of_the_terminal(checkpoint, monkeypatch, c
 TOY = {  # a word of a command: options that make the command small; of two that are the same the last counts
     "synthesize": flags(num_texts=400, num_chats=600),
     "train_tokenizer.py": flags(vocab_size=400),
-    "pretokenize": flags(workers=1),
-    "pretokenize_sft": flags(workers=1),
     "train.py": flags(max_iters=2, eval_interval=2, eval_iters=1, warmup_iters=1, batch_size=2,
                       gradient_accumulation_steps=1, device="cpu", compile="false"),
     "--dim=1024": flags(dim=64, n_layers=1),
