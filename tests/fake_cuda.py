@@ -127,6 +127,7 @@ def run_fake(script, *options):
         torch.autograd.set_multithreading_enabled(False),
         FakeTensorMode(allow_non_fake_inputs=True),
         mock.patch.object(torch.cuda, "is_available", lambda: True),
+        mock.patch.object(torch.cuda, "is_bf16_supported", lambda *_: True),
         mock.patch.object(torch.cuda, "get_device_name", lambda *_: "no device"),
         mock.patch.object(torch.cuda, "get_device_capability", lambda *_: capability),
         mock.patch.object(FakeTensorMode, "avoid_device_init", True),

@@ -237,8 +237,7 @@ def test_the_tokenizer_gives_pythons_ids(name, data, tok, zh, tmp_path):
 def test_the_page_allows_its_own_scripts_and_nothing_else(pages):
     text = read_bytes(pages["quick start"]).decode()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
-    assert policy.startswith("default-src 'none'; ")
-    assert "unsafe" not in policy and "http" not in policy
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "http" not in policy
     blocks = re.findall(r"(?s)<(?:script(?: id=\"worker\")?|style)>(.*?)</(?:script|style)>", text)
     hashes = [base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks]
     assert len(hashes) == 3 and set(hashes) == set(re.findall(r"'sha256-([^']+)'", policy))
