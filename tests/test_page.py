@@ -6,26 +6,26 @@ the code as it stands in a written page. tests/test_page_browser.py opens pages 
 import base64
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from configurator import InputError, read_json
 from extras.page import __main__ as page
-from model import Transformer, load_checkpoint
+from model import Transformer, load_checkpoint, sample_next_token
 from tests import fixtures
 from tests.fixtures import random_checkpoint, read_bytes
 from tokenizer import Tokenizer
 
 pytest_plugins = ["tests.fixtures"]
 
-NODE = shutil.which("node", path=os.path.dirname(sys.executable)) or shutil.which("node")
+NODE = shutil.which("node", path=str(Path(sys.executable).parent)) or shutil.which("node")
 DRIVER = r"""
 const fs = require("fs");
 const html = fs.readFileSync(process.argv[1], "utf-8");
@@ -110,12 +110,6 @@ def test_logits_and_greedy_text_are_pytorchs_with_and_without_the_cache(name, pa
     assert written == model.generate(torch.tensor([ids]), 100, temperature=0)[0].tolist()
 
 
-def test_a_chat_is_encoded_as_in_python(pages, tok):
-    messages = [fixtures.user("你好，<|im_end|>\n ok"), fixtures.assistant(" 是的！"), fixtures.user("再见")]
-    (ids,) = ask(pages["chat"], "tok.encode_chat(messages)", messages=messages)
-    assert ids == tok.encode_chat(messages, add_generation_prompt=True)[0]
-
-
 def inside(model, ids):
     """Of each layer: attention (H, T, T) and, after it, the residual stream's logits (T, V), by PyTorch."""
     looked = []
@@ -139,7 +133,7 @@ def inside(model, ids):
 def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name, pages, checkpoints):
     model = float16_model(checkpoints[name])
     ids = torch.randint(5, 20, (30,)).tolist()
-    heads = [(layer, head) for layer in range(model.args.n_layers) for head in range(model.args.n_heads)]
+    heads = [[layer, head] for layer in range(model.args.n_layers) for head in range(model.args.n_heads)]
     read, lens, rows = ask(
         pages[name],
         "read(ids)",
@@ -149,8 +143,8 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
         heads=heads,
     )
     attention, logits = inside(model, ids)
-    for (layer, head), row in zip(heads, rows):
-        assert (attention[layer][head, 20, :21] - torch.tensor(row)).abs().max() < 1e-5
+    want = torch.cat(attention)[:, 20, :21]  # all heads of the first layer, then those of the second
+    assert (torch.tensor(rows) - want).abs().max() < 1e-5
     for layer, after in zip(lens, logits):
         probs = after[20].softmax(-1)
         assert [one["id"] for one in layer["top"]] == probs.topk(3).indices.tolist()
@@ -175,15 +169,12 @@ def test_the_sampler_cuts_and_draws_as_model_py(temperature, top_k, top_p, pages
         settings={"temperature": temperature, "top_k": top_k, "top_p": top_p},
     )
     order = logits.argsort(descending=True)
-    scaled = (logits[order] / (temperature or 1))[: top_k or None if temperature else 1].softmax(-1)
-    kept = scaled[: 1 + int((scaled.cumsum(-1) < top_p).sum())]
-    want = torch.zeros(50)
-    want[: len(kept)] = kept / kept.sum()
     assert [row["id"] for row in rows] == order.tolist()
-    assert (torch.tensor([row["after"] for row in rows]) - want).abs().max() < 1e-6
-    assert (torch.tensor([row["before"] for row in rows]) - logits[order].softmax(-1)).abs().max() < 1e-6
-    shares = torch.bincount(torch.tensor(draws), minlength=50)[order] / 20000
-    assert (shares - want).abs().max() < 0.02 and not shares[want == 0].any()
+    assert [row["before"] for row in rows] == pytest.approx(logits.softmax(-1)[order].tolist(), abs=1e-6)
+    ours = sample_next_token(logits.expand(20000, 50), temperature, top_k, top_p)
+    want, shares = (ids.bincount(minlength=50)[order] / 20000 for ids in (ours, torch.tensor(draws)))
+    for found in (torch.tensor([row["after"] for row in rows]), shares):
+        assert ((found > 0) == (want > 0)).all() and (found - want).abs().max() < 0.02
 
 
 ALPHABETS = [
@@ -206,9 +197,9 @@ def odd_texts():
 
 def changed(tok, **parts):
     """The tokenizer with other parts of its tokenizer.json."""
-    source = tok.state()
-    saved = json.loads(source["files"]["tokenizer.json"]) | parts
-    return Tokenizer({**source, "files": source["files"] | {"tokenizer.json": json.dumps(saved).encode()}})
+    files = tok.state()["files"]
+    saved = json.loads(files["tokenizer.json"]) | parts
+    return Tokenizer(tok.state() | {"files": files | {"tokenizer.json": json.dumps(saved).encode()}})
 
 
 def trained_on_odd_texts(folder, *options):
@@ -234,31 +225,25 @@ def test_the_tokenizer_gives_pythons_ids(name, data, tok, zh, tmp_path):
     stories = [row["story"] for row in read_json(f"{data}/TinyStories_all_data/data00.json", list)[:60]]
     chinese = [row["text"] for row in fixtures.read_rows(zh / "chunks.jsonl")[:50]]
     texts = odd_texts() + NUMBERS + stories + chinese
-    want = [t.encode(text) for text in texts]
+    ids = [t.encode(text) for text in texts]
     checkpoint = random_checkpoint(tmp_path / "c.pt", t.state(), vocab_size=t.n_words)
-    encoded, decoded = ask(
-        write_page(tmp_path / "page.html", checkpoint),
-        "texts.map((text) => tok.encode(text))",
-        "want.map((ids) => tok.decode(ids))",
-        texts=texts,
-        want=want,
-    )
-    assert [row for row in zip(texts, encoded, want) if row[1] != row[2]] == []
-    assert [row for row in zip(want, decoded, map(t.decode, want)) if row[1] != row[2]] == []
+    page_path = write_page(tmp_path / "page.html", checkpoint)
+    questions = ("texts.map((text) => tok.encode(text))", "ids.map((row) => tok.decode(row))")
+    encoded, decoded = ask(page_path, *questions, texts=texts, ids=ids)
+    for text, want, row, back in zip(texts, ids, encoded, decoded):
+        assert (row, back) == (want, t.decode(want)), text
 
 
 def test_the_page_allows_its_own_scripts_and_nothing_else(pages):
     text = read_bytes(pages["quick start"]).decode()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
-    assert policy.startswith("default-src 'none'; ")
-    assert "unsafe" not in policy and "http" not in policy
-    allowed = set(re.findall(r"'sha256-([^']+)'", policy))
-    blocks = re.findall(r"<(?:script(?: id=\"worker\")?|style)>(.*?)</(?:script|style)>", text, re.DOTALL)
+    assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy and "http" not in policy
+    blocks = re.findall(r"(?s)<(?:script(?: id=\"worker\")?|style)>(.*?)</(?:script|style)>", text)
     hashes = [base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks]
-    assert len(hashes) == 3 and set(hashes) == allowed
+    assert len(hashes) == 3 and set(hashes) == set(re.findall(r"'sha256-([^']+)'", policy))
     assert "innerHTML" not in text and "eval(" not in text
-    config = json.loads(re.search(r'id="config">(.*?)</script>', text, re.DOTALL)[1])
-    assert config["prompt"] == PROMPT
+    config = re.search(r'(?s)id="config">(.*?)</script>', text)[1]
+    assert json.loads(config)["prompt"] == PROMPT
 
 
 def test_the_words_of_both_languages_have_the_same_keys_and_values():
@@ -269,14 +254,8 @@ def test_the_words_of_both_languages_have_the_same_keys_and_values():
     assert [v for v in values[0] if v != "name"] == values[1]
 
 
-def test_the_first_page_in_docs_leads_to_files_that_are_there():
-    links = re.findall(r'(?:href|src)="([^":]+)"', read_bytes(f"{fixtures.HERE}/docs/index.html").decode())
-    assert {"demo.html", "demo.zh.html", "course.md", "course.zh.md"} < set(links)
-    assert all(os.path.exists(f"{fixtures.HERE}/docs/{link}") for link in links)
-
-
-def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints, pages, monkeypatch):
-    path = str(tmp_path / "p.html")
+def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints):
+    path = tmp_path / "p.html"
     with pytest.raises(InputError, match="holds no tokenizer: give it one, --tokenizer=PATH"):
         write_page(path, random_checkpoint(tmp_path / "none.pt"))
     saved = load_checkpoint(checkpoints["chat"])
@@ -284,9 +263,4 @@ def test_what_no_page_can_hold_is_refused_in_one_sentence(tmp_path, checkpoints,
     torch.save(saved, tmp_path / "c.pt")
     with pytest.raises(InputError, match="norm.weight holds numbers that float16 does not have"):
         write_page(path, tmp_path / "c.pt")
-    for option, value in {"checkpoint": checkpoints["chat"], "prompt": PROMPT, "out": path}.items():
-        monkeypatch.setattr(page, option, value)
-    monkeypatch.setattr(page, "MAX_BYTES", os.path.getsize(pages["chat"]) - 1)  # the weights alone would fit
-    with pytest.raises(InputError, match="too large for a page"):
-        page.main()
-    assert not os.path.exists(path)
+    assert not path.exists()

@@ -20,7 +20,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="there is no chromium or no chromedriver")
 pytest_plugins = ["tests.fixtures"]
-TABS = ("next", "look", "layers", "text")
 DOCS = Path(HERE) / "docs"
 
 
@@ -30,7 +29,7 @@ class Browser:
     def __init__(self):
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
-        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--lang=en-US"):
+        for argument in ("--headless=new", "--no-sandbox", "--lang=en-US", "--window-size=1280,900"):
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
@@ -39,10 +38,6 @@ class Browser:
     def open(self, url):
         self.driver.get(url)
         self.wait("document.documentElement.dataset.ready")
-
-    def show_on(self, width):
-        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
     def wait(self, condition):
         WebDriverWait(self.driver, 60, 0.02).until(lambda _: self.do(f"return ({condition})"), condition)
@@ -100,7 +95,6 @@ def browser(trained, data, tmp_path_factory):
 
 @pytest.fixture
 def story(browser):
-    browser.show_on(1280)
     browser.open(browser.page)
     return browser
 
@@ -109,7 +103,7 @@ def test_a_typed_beginning_is_written_on_paused_stepped_and_repeated(story):
     text = "Tom saw <img src=x> & ran"
     story.type("#prompt", text)
     begun = story.tok.encode(text, bos=True)
-    assert story.ids() == begun and story.do("return $('chips').textContent") == f"<s> {text}"
+    assert story.ids() == begun and story.all("#chips") == [f"<s> {text}"]
     story.find("#play").click()
     story.wait(f"state.ids.length > {len(begun) + 3}")
     story.click("#play")
@@ -136,42 +130,23 @@ def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
     began = story.ids()
     story.click(".bar:nth-child(2)")
     assert story.ids() == [*began, order[1].item()]
-    story.click("#step", "#step", f"#chip_{len(began)}")  # select the token that was taken
+    story.click("#step", f"#chip_{len(began)}")  # select the token that was taken
     story.find(f'.bar[data-id="{order[0].item()}"]').click()
-    story.wait(f"state.ids.length > {len(began) + 1}")  # the text continues
-    story.click("#play")
-    assert story.ids()[: len(began) + 1] == [*began, order[0].item()]
+    story.wait(f"state.ids[{len(began)}] === {order[0].item()}")
 
 
-def test_both_languages_fit_all_widths(story):
+def test_both_languages_fit_a_telephone_and_a_screen(story):
     story.click("#language")
     assert story.text("h1") == "看模型怎么想" and story.text("#play") == "开始写"
     for _ in ("zh", "en"):
         for width in (390, 1280):
-            story.show_on(width)
-            for tab in TABS:
+            screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+            story.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+            for tab in ("next", "look", "layers", "text"):
                 story.click(f"#tab_{tab}")
                 assert story.do("return document.documentElement.scrollWidth") <= width, (width, tab)
-                assert story.all("[role=tabpanel]", "hidden") == [name != tab for name in TABS]
+                assert story.all("[role=tabpanel]:not([hidden])", "id") == [f"panel_{tab}"]
         story.click("#language")
-
-
-def test_heads_and_layers_show_what_is_in_the_model(story):
-    story.click("#tab_look")
-    ids = story.ids()
-    story.set(layer=1, head=2)
-    question = f"call('ask', 'story', 'attention', {len(ids) - 1}, 1, 2)"
-    weights = torch.tensor(story.do(f"return {question}.then(({{ weights }}) => [...weights])"))
-    assert (story.numbers("#chips .chip", "--heat") ** 2 - weights).abs().max() < 1e-3
-    webdriver.ActionChains(story.driver).move_to_element(story.find("#chip_5")).perform()
-    story.settle()
-    heats = story.numbers("#chips .chip", "--heat")
-    assert heats[6:].sum() == 0 and heats[:6].sum() > 0
-    story.click("#tab_layers")
-    rows = story.all("#layers tbody tr")
-    assert len(rows) == 1 + story.model.args.n_layers and rows[0].startswith("embedding")
-    likeliest = story.model(torch.tensor([ids]))[0, -1].argmax()
-    assert story.text("#layers tbody tr:last-child td span") == story.do(f"return token_name({likeliest})")
 
 
 def test_a_chat_answers_and_shows_its_template_on_request(story, tok, tmp_path):
@@ -182,14 +157,12 @@ def test_a_chat_answers_and_shows_its_template_on_request(story, tok, tmp_path):
     story.find("#play").click()
     story.wait("!state.playing && state.ids.length > 0 && has_ended()")
     story.settle()
-    ids = story.ids()
     asked = tok.encode_chat([system(), user("你好，世界。<s>")], add_generation_prompt=True)[0]
-    assert ids[: len(asked)] == asked and len(ids) > len(asked)
+    assert story.ids()[: len(asked)] == asked and len(story.ids()) > len(asked)
     assert story.all(".turn .who") == ["System", "You", "The model"]
-    hidden = "return chips.filter(({ node }) => !node.checkVisibility()).length"
-    assert story.do(hidden) > 0 and "im_start" not in story.text("#chips")
+    assert "im_start" not in story.text("#chips")
     story.click("#special")
-    assert story.do(hidden) == 0 and story.text("#chips").count("<|im_start|>") == 3
+    assert story.text("#chips").count("<|im_start|>") == 3
 
 
 # --- the pages in docs/
@@ -203,25 +176,8 @@ def test_the_model_tells_of_a_name_that_it_has_never_seen(browser, page, name):
     browser.set(speed=0)
     browser.find("#play").click()
     browser.wait("!state.playing && state.ids.length > 50 && has_ended()")
-    story = browser.do("return tok.decode(state.ids)")
-    assert story.count(name) >= 3, story
+    assert browser.do("return tok.decode(state.ids)").count(name) >= 3
     browser.click("#tab_look", "#find")
     browser.wait("document.querySelectorAll('#heads button').length === 3")
     score = browser.do("return call('ask', 'story', 'copy_heads').then(([best]) => best.score)")
     assert score > 0.2
-
-
-def test_the_next_token_is_guessed_before_its_probability_is_shown(browser):
-    browser.open((DOCS / "demo.html").as_uri())
-    likeliest = browser.all(".bar", "dataset.id")[0]
-    browser.click("#guess")
-    assert browser.all(".bar .percent") == ["?"] * 10 and browser.numbers(".bar i", "--p").sum() == 0
-    assert browser.all(".bar .token") == sorted(browser.all(".bar .token"))
-    began = browser.ids()
-    browser.click(f'.bar[data-id="{likeliest}"]')
-    assert browser.ids() == began and "in 1 of 1 guesses" in browser.text("#next_help")
-    assert browser.all(".bar.chosen", "dataset.id") == [likeliest] == browser.all(".bar", "dataset.id")[:1]
-    browser.click("#guess")  # the model goes on by itself, and all is hidden again
-    assert len(browser.ids()) == len(began) + 1 and set(browser.all(".bar .percent")) == {"?"}
-    browser.click(".bar:nth-child(10)", ".bar:nth-child(2)")  # a guess, and then a choice
-    assert len(browser.ids()) == len(began) + 2 and browser.text("#guess") == "Guess it yourself"

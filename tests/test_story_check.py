@@ -12,8 +12,8 @@ from configurator import InputError, read_json, write_json
 from extras import plot, story_check, synthetic_stories
 from extras.stories import chinese, chinese_check
 from extras.story_check import check_story, longest_copies, unknown_words
-from extras.synthetic_stories import CHINESE, ENGLISH, LANGUAGES, MARK, WORDS, compose, tell, tidy
-from tests.fixtures import HERE, flags, read_rows, run_here
+from extras.synthetic_stories import CHINESE, ENGLISH, LANGUAGES, MARK, WORDS, compose, tell
+from tests.fixtures import flags, read_rows, run_here
 
 pytest_plugins = ["tests.fixtures"]
 
@@ -47,10 +47,9 @@ def test_a_text_is_as_frequent_as_its_bits_say_and_all_probabilities_add_up_to_o
     language, number, monkeypatch
 ):
     monkeypatch.setitem(WORDS, "looks", ["{boy}", "[x|y] {weekday}"])
-    monkeypatch.setitem(CHINESE.words, "any", ["甲", "乙"])
-    monkeypatch.setitem(CHINESE.words, "name", ["{any}{any2}", "{any}{any}"])
-    monkeypatch.setitem(CHINESE.words, "girl_name", ["甲丽"])
-    monkeypatch.setitem(CHINESE.words, "boy_name", ["甲强"])
+    names = {"any": ["甲", "乙"], "name": ["{any}{any2}", "{any}{any}"]}
+    for slot, entries in (names | {"girl_name": ["甲丽"], "boy_name": ["甲强"]}).items():
+        monkeypatch.setitem(CHINESE.words, slot, entries)
     rng = random.Random(0)
     bits, counts = {}, Counter()
     for _ in range(number):
@@ -81,153 +80,57 @@ def test_synthesize_writes_the_limit_and_log_and_picture_show_it(data, trained):
 # --- the checks: the grammar's own stories pass, planted faults are found
 
 CHECKS = {"en": story_check, "zh": chinese_check}
-LETTERS = {"en": "bdgklmnprt", "zh": "锅驴竹瓷"}
 
 
 @pytest.fixture(scope="module")
 def stories():
-    """{language: 800 of the grammar's own stories}, each with its memory."""
-    found = {}
-    for name, language in LANGUAGES.items():
-        rng = random.Random(f"stories to check: {name}")
-        found[name] = []
-        for _, marked, s in (compose(rng, language) for _ in range(800)):
-            text = tidy(MARK.sub("", marked).replace("¶", " "), language.space)
-            found[name].append((text, {k: MARK.sub("", v) for k, v in s.items() if isinstance(v, str)}))
-    return found
+    """{language: 800 of the grammar's own stories}"""
+    rng = random.Random(0)
+    return {name: [tell(rng, language)["story"] for _ in range(800)] for name, language in LANGUAGES.items()}
 
 
 @pytest.mark.parametrize("language", CHECKS)
 def test_the_grammars_own_stories_have_each_property(language, stories):
-    verdicts = [CHECKS[language].check_story(text) for text, _ in stories[language]]
+    verdicts = [CHECKS[language].check_story(text) for text in stories[language]]
     for name in verdicts[0]:
         applies = [verdict[name] for verdict in verdicts if verdict[name] is not None]
-        assert len(applies) > (30 if (language, name) == ("zh", "own name kept") else 200), name
+        assert len(applies) > 30, name
         assert sum(applies) / len(applies) >= 0.995, name
 
 
-# Each of these plants a fault: plant(rng, text, s, language) -> text, or None where it cannot.
+SHARED = """One day, Sara met a Wump named Ninaket. "I am so hungry," said the Wump. Sara had a doughnut in \
+her basket. "You can have half, Ninaket," she said. "This is the best doughnut in the world," said the Wump. \
+Then the Wump took out a tiny blue marble. "This tiny blue marble is for you, Sara." She smiled."""
+MET = """有一天，丫丫遇到了一只澡澡。澡澡全身都是蓝色的，还有一双亮晶晶的眼睛。\
+“我一天没吃东西了，”澡澡小声说。丫丫手里正好有一个春卷，是外婆刚买的。澡澡吃着春卷，跳了一下，说：“这个春卷真好吃！”丫丫笑了，澡澡也笑了。"""
+LOST = """从前，有个男孩叫大壮。他有一只棕色的布熊，名字叫储储。一天下午，储储不见了。“别急，”外婆说，\
+“那只棕色的布熊一定还在家里。”大壮想啊想，又去看了看床底下。“找到你啦，储储！”大壮把它抱得紧紧的。"""
+FAULTS = [  # (a story, a word, what stands in its last place instead, the property that is lost)
+    (SHARED, " smiled.", "", "ended by itself"), (LOST, "的。", "", "ended by itself"),
+    (SHARED, "Sara", "Lily", "hero keeps the name"), (MET, "丫丫", "莉莉", "hero keeps the name"),
+    (SHARED, "Wump", "Wumk", "creature's word kept"), (MET, "澡澡", "澡锅", "creature's word kept"),
+    (SHARED, "Ninaket", "Nanaket", "own name kept"), (LOST, "储储", "储锅", "own name kept"),
+    (SHARED, "She", "He", "pronouns fit the hero"), (LOST, "他", "她", "pronouns fit the hero"),
+    (SHARED, "doughnut", "bagel", "thing keeps its kind"), (LOST, "布熊", "布兔子", "thing keeps its kind"),
+    (SHARED, "tiny", "big", "colour and size stay"), (SHARED, "blue", "red", "colour and size stay"),
+    (LOST, "棕色", "红色", "thing keeps its colour"),
+    (SHARED, "basket", "baskot", "every word is one"), (MET, "正好", "正驴", "every word is one"),
+]  # fmt: skip
 
 
-def replace(rng, text, word, others, language):
-    """A word becomes another one in a place that is not the first, which says what it is."""
-    pattern = rf"\b(?:{word})\b" if language == "en" else f"(?:{word})(?!们)"
-    matches = list(re.finditer(pattern, text))[1:]
-    if not matches:
-        return None
-    match = rng.choice(matches)
-    return text[: match.start()] + rng.choice([o for o in others if o != match[0]]) + text[match.end() :]
+@pytest.mark.parametrize("story, word, other, lost", FAULTS)
+def test_a_planted_fault_is_found(story, word, other, lost):
+    check = (story_check if story is SHARED else chinese_check).check_story
+    assert False not in check(story).values()
+    before, _, after = story.rpartition(word)
+    assert check(before + other + after)[lost] is False
 
 
-def another_letter(rng, word, language):
-    """In place of the second one, say; the first may be a capital."""
-    i = rng.randrange(1, len(word)) if len(word) > 1 else 0
-    return word[:i] + rng.choice(LETTERS[language]) + word[i + 1 :]
-
-
-def cut_off(rng, text, s, language):
-    return text[: rng.choice([i for i in range(50, len(text)) if text[i - 1] not in '.!?"。！？”'])]
-
-
-def another_hero(rng, text, s, language):
-    return replace(rng, text, s["hero"], CHECKS[language].SEXES, language)
-
-
-def another_made_up_hero(rng, text, s, language):
-    sex = "girl" if s["he"] in ("she", "她") else "boy"
-    words = LANGUAGES[language].words
-    new = MARK.sub("", synthetic_stories.from_slot(f"{sex}_name", words, {"bits": []}, rng))
-    return replace(rng, text, s["hero"], [new, new + LETTERS[language][0]], language)
-
-
-def another_name_for(slot):
-    def plant(rng, text, s, language):
-        new = MARK.sub("", LANGUAGES[language].make_name({"bits": []}, rng))
-        others = [another_letter(rng, s[slot], language), s[slot] + LETTERS[language][0], new]
-        return replace(rng, text, s[slot], others, language)
-
-    return plant
-
-
-def another_pronoun(rng, text, s, language):
-    """Or, in Chinese, where a story tells the sex first, another pronoun than that."""
-    words = LANGUAGES[language].pronouns
-    sex, other = ("boy", "girl") if s["he"] == words["boy"][0] else ("girl", "boy")
-    told = words[sex] if language == "en" else (CHINESE.sexes[sex], *words[sex])
-    return replace(rng, text, "|".join(told), words[other], language) if s["hero"] in text else None
-
-
-def another_thing(rng, text, s, language):
-    """A food, the toy animal that was lost, or the toy that was taken is another one later."""
-    slots = {"food": "", "plush": "(?<=toy )", "toy": "(?<=my )"} if language == "en" else {"thing": ""}
-    for slot, before in slots.items():
-        others = WORDS[slot] if language == "en" else sorted(chinese_check.column(slot))
-        changed = slot in s and replace(rng, text, before + s[slot], others, language)
-        if changed:
-            return changed
-    return None
-
-
-def another_colour(rng, text, s, language):
-    """In Chinese, of the creature or of a thing, not of its ears; where the two differ."""
-    words = [s[slot] for slot in ("colour", "colour2") if slot in s]
-    words = [f"{word}的" for word in words if len(re.findall(f"{word}的(?![耳小])", text)) > 1]
-    others = [f"{word}的" for word in CHINESE.words["colour"]]
-    differ = words and len(words) == len(set(words))
-    return replace(rng, text, rng.choice(words), others, language) if differ else None
-
-
-def no_word(rng, text, s, language):
-    """Another letter in a long word, or in Chinese in what stands between two commas."""
-    words = re.findall(r"\b[a-z]{6,}\b" if language == "en" else "[^，。！？：“”]{4,}", text)
-    names = "|".join(s[slot] for slot in ("kind", "cname", "hero"))
-    word = rng.choice([word for word in words if not re.search(names, word)])
-    return text.replace(word, another_letter(rng, word[:-1], language) + word[-1], 1)
-
-
-FAULTS = {
-    "ended by itself": cut_off,
-    "hero keeps the name": another_hero,
-    "creature's word kept": another_name_for("kind"),
-    "own name kept": another_name_for("cname"),
-    "pronouns fit the hero": another_pronoun,
-    "thing keeps its kind": another_thing,
-    "thing keeps its colour": another_colour,
-    "every word is one": no_word,
-}
-
-
-PLANTED = [("en", name) for name in FAULTS if "colour" not in name] + [("zh", name) for name in FAULTS]
-
-
-@pytest.mark.parametrize("language, name", PLANTED)
-def test_a_planted_fault_is_found(language, name, stories):
-    rng = random.Random(name)
-    planted = [FAULTS[name](rng, text, s, language) for text, s in stories[language]]
-    found = [CHECKS[language].check_story(text)[name] is False for text in planted if text]
-    few = (language, name) == ("zh", "own name kept")
-    assert len(found) > (30 if few else 120)
-    assert sum(found) / len(found) >= (0.9 if few else 0.95)
-
-
-@pytest.mark.parametrize("language", CHECKS)
-def test_another_name_that_no_list_has_does_not_pass(language, stories):
-    """Whether it stands for the hero or for the creature, only the story's sense tells."""
-    rng = random.Random(0)
-    planted = [another_made_up_hero(rng, text, s, language) for text, s in stories[language]]
-    found = [False in CHECKS[language].check_story(text).values() for text in planted if text]
-    assert len(found) > 500 and sum(found) / len(found) >= 0.95
-
-
-def test_chinese_stories_repeat_a_name_and_none_has_a_word_that_is_tried(stories):
-    for text, s in stories["zh"]:
-        assert max(text.count(s["kind"]), text.count(s["cname"])) >= 5, text
-        assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text) and 180 < len(text) < 400
-    everything = "".join(text for text, _ in stories["zh"])
-    characters = set(everything) - set("".join(chinese.WORDS["rare"].split())) | chinese.OWN
-    with open(f"{HERE}/quickstart.sh", encoding="utf-8") as f:  # each a piece, beside 260 others
-        assert 0 <= int(re.search(r"vocab=(\d+) # the characters", f.read())[1]) - len(characters) - 260 < 4
-    assert len(chinese.KEPT_OUT) >= 40 and not [w for w in chinese.KEPT_OUT if w in everything]
+def test_chinese_stories_have_no_sign_of_the_grammar_and_no_word_that_is_tried(stories):
+    for text in stories["zh"]:
+        assert re.fullmatch("[^A-Za-z\\[\\]{}|/ ¶]+", text.replace("\n", "")) and 180 < len(text) < 400
+        assert not [word for word in chinese.KEPT_OUT if word in text]
+    assert len(chinese.KEPT_OUT) >= 40
 
 
 def test_words_of_the_grammar_are_words_and_what_a_model_writes_at_first_is_checked_too():
@@ -240,20 +143,10 @@ def test_words_of_the_grammar_are_words_and_what_a_model_writes_at_first_is_chec
 
 # --- copies, and the command
 
-def naive_longest_copy(text, others):
-    words = text.split()
-    pieces = ((n, words[i : i + n]) for n in range(len(words), 0, -1) for i in range(len(words) - n + 1))
-    spaced = [f" {' '.join(other.split())} " for other in others]
-    return next((n for n, piece in pieces if any(f" {' '.join(piece)} " in other for other in spaced)), 0)
-
-
-def test_the_longest_copied_piece_is_that_of_a_naive_search():
-    rng = random.Random(0)
-    others = [" ".join(rng.choices("abcd", k=rng.randint(1, 60))) for _ in range(40)]
-    texts = [" ".join(rng.choices("abcde", k=rng.randint(1, 40))) for _ in range(40)] + ["e e", others[3]]
-    want = [naive_longest_copy(text, others) for text in texts]
-    assert longest_copies(texts, others) == want
-    assert want[-2] == 0 and want[-1] == len(others[3].split()) and len(set(want)) > 4
+def test_the_longest_copied_piece_is_counted_in_words():
+    training = ["a b c d", "c d e a"]
+    longest = {"x a b c y d e a": 3, "b c d e": 3, "c d e a": 4, "a  b a b": 2, "d c b": 1, "x ab": 0}
+    assert longest_copies(list(longest), training) == list(longest.values())
 
 
 def test_the_command_prints_the_table_of_a_file_in_either_language_and_of_a_checkpoint(
