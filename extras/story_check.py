@@ -291,7 +291,7 @@ def print_words(writer, checks):
 
 def is_about(text, word):
     """Whether the creature of a story is this word, and stays so. Any word: the grammar may have it, too."""
-    stranger = CREATURES[0]
+    stranger = CREATURES[0] if word[0].isupper() else CREATURES[0].lower()
     text = re.sub(rf"\b{re.escape(word)}(?=s?\b)", stranger, with_known_hero(text))
     is_kind = first_after(BEFORE_KIND, mentions(text)) == stranger
     return is_kind and check_names(text)["kind"] and text.count(stranger) > 2

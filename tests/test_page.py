@@ -134,14 +134,9 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
     model = float16_model(checkpoints[name])
     ids = torch.randint(5, 20, (30,)).tolist()
     heads = [[layer, head] for layer in range(model.args.n_layers) for head in range(model.args.n_heads)]
-    read, lens, rows = ask(
-        pages[name],
-        "read(ids)",
-        "engine.ask('story', 'lens', 21, 3)",
-        "heads.map(([layer, head]) => engine.ask('story', 'attention', 20, layer, head).weights)",
-        ids=ids,
-        heads=heads,
-    )
+    weights = "heads.map(([layer, head]) => engine.ask('story', 'attention', 20, layer, head).weights)"
+    questions = ("read(ids)", "engine.ask('story', 'lens', 21, 3)", weights)
+    read, lens, rows = ask(pages[name], *questions, ids=ids, heads=heads)
     attention, logits = inside(model, ids)
     want = torch.cat(attention)[:, 20, :21]  # all heads of the first layer, then those of the second
     assert (torch.tensor(rows) - want).abs().max() < 1e-5
@@ -160,14 +155,10 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
 @pytest.mark.parametrize("temperature, top_k, top_p", [(0.5, 7, 1), (0.8, 20, 0.9), (0, 0, 0.9)])
 def test_the_sampler_cuts_and_draws_as_model_py(temperature, top_k, top_p, pages):
     logits = torch.randn(50) * 2
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     draw = "sample_next_token(distribution(logits, settings), random_at(7, i))"
-    rows, draws = ask(
-        pages["nine heads"],
-        "distribution(logits, settings)",
-        f"Array.from({{ length: 20000 }}, (_, i) => {draw})",
-        logits=logits.tolist(),
-        settings={"temperature": temperature, "top_k": top_k, "top_p": top_p},
-    )
+    questions = ("distribution(logits, settings)", f"Array.from({{ length: 20000 }}, (_, i) => {draw})")
+    rows, draws = ask(pages["nine heads"], *questions, logits=logits.tolist(), settings=settings)
     order = logits.argsort(descending=True)
     assert [row["id"] for row in rows] == order.tolist()
     assert [row["before"] for row in rows] == pytest.approx(logits.softmax(-1)[order].tolist(), abs=1e-6)
