@@ -119,22 +119,6 @@ def test_a_typed_beginning_is_written_on_paused_stepped_and_repeated(story):
         assert (story.ids() == written[: len(begun) + 3]) == (seed == "1337")
 
 
-def test_the_bars_move_with_the_sliders_and_a_click_takes_the_token(story):
-    logits = story.model(torch.tensor([story.ids()]))[0, -1]
-    before, order = logits.softmax(-1).topk(10)
-    story.set(top_p=1, top_k=2, temperature=0.5)  # top_k: 3 tokens
-    assert (story.numbers(".bar .before", "--p") - before).abs().max() < 1e-4
-    after = (logits[order[:3]] / 0.5).softmax(-1)
-    assert (story.numbers(".bar .after", "--p")[:3] - after).abs().max() < 1e-4
-    assert ["cut" in name for name in story.all(".bar", "className")] == [False] * 3 + [True] * 7
-    began = story.ids()
-    story.click(".bar:nth-child(2)")
-    assert story.ids() == [*began, order[1].item()]
-    story.click("#step", f"#chip_{len(began)}")  # select the token that was taken
-    story.find(f'.bar[data-id="{order[0].item()}"]').click()
-    story.wait(f"state.ids[{len(began)}] === {order[0].item()}")
-
-
 def test_both_languages_fit_a_telephone_and_a_screen(story):
     story.click("#language")
     assert story.text("h1") == "看模型怎么想" and story.text("#play") == "开始写"
