@@ -103,8 +103,7 @@ else
     small=True
     if [ "$mode" = zh ]; then
         size+=(--batch_size=6) # of 384 tokens
-        length+=(--max_iters=6500) # rare characters are three tokens: copying them is learned later
-        megabytes=44
+        length+=(--max_iters=4500) # rare characters are three tokens: copying them is learned later
     elif [ "$mode" = tinystories ]; then # they have more words, plots and turns: a larger model
         size=(--dim=192 --n_layers=4 --n_heads=6 --n_kv_heads=6 --batch_size=16 --gradient_accumulation_steps=1)
         length=(--max_iters=1000 --warmup_iters=20 --eval_interval=250 --eval_iters=20 --log_interval=10)
