@@ -2,7 +2,7 @@
 # The whole course in one command, and its table of contents: every command is printed before it runs.
 #
 #   bash quickstart.sh               synthetic stories (no network but the package index): 5 to 10 minutes on 2 CPU cores
-#   bash quickstart.sh zh            the same with synthetic stories in Chinese: 10 to 15 minutes
+#   bash quickstart.sh zh            the same with synthetic stories in Chinese: 8 to 15 minutes
 #   bash quickstart.sh tinystories   the same with the real TinyStories
 #   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 6 to 8 minutes on 2 CPU cores
 #   bash quickstart.sh test          ruff and pytest
