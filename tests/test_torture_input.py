@@ -89,7 +89,7 @@ def of_other_types(rng, path, content):
 def good(tmp_path_factory, zh, data):
     """A folder with a good file for each of READERS."""
     folder = shutil.copytree(zh, tmp_path_factory.mktemp("good") / "w")
-    (folder / "belle.json").rename(folder / "belle.jsonl")
+    shutil.copy(folder / "chats.jsonl", folder / "belle.jsonl")  # sft takes messages, too
     shutil.copy(folder / "raw.jsonl", folder / "raw.txt")
     shutil.copy(f"{data}/tok512.model", folder / "m.model")
     stories = "TinyStories_all_data"
