@@ -90,9 +90,9 @@ fi
 if [ "${device%% *}" = cuda ]; then
     vocab=4096
     size=(--dim=288 --n_layers=8 --n_heads=9 --n_kv_heads=3 --batch_size=64 --gradient_accumulation_steps=2) # heads of 32
-    length=(--max_iters=2500 --warmup_iters=100 --eval_interval=500 --log_interval=10) # 82 million tokens
+    length=(--max_iters=2500 --warmup_iters=100 --eval_interval=500 --log_interval=10) # 82 million tokens; zh 123
     learning_rate=7e-3
-    megabytes=200 # of synthetic stories: they are read 1.5 times
+    megabytes=200 # of synthetic stories: they are read 1.2 times
     small=False
 else
     vocab=2048
