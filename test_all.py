@@ -27,7 +27,7 @@ import torch
 import model as M
 import prepare_data
 import tinystories
-from configurator import InputError, write_json
+from configurator import InputError, read_json, write_json
 from devices import peak_flops
 from extras.chat import Chat
 from extras.synthetic_stories import write_shard
@@ -119,6 +119,9 @@ def test_a_shard_is_made_once_and_again_where_it_or_what_it_is_made_from_has_cha
     assert [a == b for a, b in zip(write()[1], ids)] == [True, True, False]
     run_here("tinystories.py", "train_vocab", f"--data_dir={data}", "--vocab_size=400")
     assert not set(write(f"{data}/tok400.model")[1]) & set(ids)
+    with pytest.raises(TypeError):  # it is stopped while it makes them again
+        write_shards(f"{tmp_path}/ids", jobs, int, f"{data}/tok512.model", 1)
+    assert "unfinished" in read_json(f"{tmp_path}/ids/meta.json", dict)
     (tmp_path / "ids" / "meta.json").unlink()
     with pytest.raises(InputError, match="no meta.json that says what they are"):  # llama2.c's, say
         write()
@@ -506,8 +509,7 @@ def test_llama2cs_model_writes_llama2cs_text(capsys):
 
 def test_a_story_ends_at_bos_or_eos(trained):
     g = TextGenerator(f"{trained}/ckpt.pt")
-    assert g.sample("One day", 3, 9)[0].startswith("One day")
-    for row in zip(*g.stream(g.encode("One day"), 4, 4000, temperature=100.0, top_k=0)):  # all alike likely
+    for row in zip(*g.stream(g.encode("One day"), 16, 4000, temperature=100.0, top_k=0)):  # all alike likely
         end = next(n for n, i in enumerate(row) if i in (g.tokenizer.bos_id, g.tokenizer.eos_id))
         assert set(row[end:]) == {row[end]} and len(row) < 4000
 

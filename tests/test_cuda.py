@@ -93,7 +93,6 @@ def train_in_float16(device, data, out, monkeypatch, scale, steps):
 
 @on_both
 def test_float16_skips_a_step_whose_gradients_overflow(device, data, tmp_path, monkeypatch):
-    """Each of them halves the scale, and changes no weight."""
     scope = train_in_float16(device, data, tmp_path / "high", monkeypatch, 2.0**40, steps=3)
     assert scope["scaler"].get_scale() == 2.0**37
     torch.manual_seed(scope["seed"])
