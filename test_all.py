@@ -657,7 +657,7 @@ def test_rows_begin_with_a_conversation_and_are_cut_only_where_one_is_longer(zh,
     assert 0 < cut < len(whole) / 2 and f"{cut} conversations were longer" in capsys.readouterr().out
     shards = read_meta(f"{tmp_path}/sft")["shards"].values()
     learned = [[i for i, m in zip(ids, mask) if m] for ids, mask in found]
-    counts = {"skipped": 1, "tokens": sum(map(len, learned))}
+    counts = {"skipped": 1, "tokens": sum(map(len, learned)), "tokens_used": sum(len(i) for i, _ in found)}
     counts["bytes"] = sum(len(tok.decode(ids).encode()) for ids in learned)
     assert {name: sum(shard[name] for shard in shards) for name in counts} == counts
 
