@@ -243,11 +243,11 @@ def test_each_key_value_head_serves_the_query_heads_beside_it(grouped):
 def test_dropout_stands_in_four_places_and_only_in_training():
     model = small_model(lively=True, n_layers=1, dropout=0.25)
     seen = {}
-    block, attention = model.layers[0], model.layers[0].attention
+    block = model.layers[0]
     block.register_forward_pre_hook(lambda _, x: seen.update(embeddings=x[0]))
     # the first position has one attention weight, which is 1 or dropped
-    attention.wo.register_forward_pre_hook(lambda _, x: seen.update(weights=x[0][:, 0]))
-    attention.register_forward_hook(lambda _, x, y: seen.update(after_wo=y))
+    block.attention.wo.register_forward_pre_hook(lambda _, x: seen.update(weights=x[0][:, 0]))
+    block.attention.register_forward_hook(lambda _, x, y: seen.update(after_wo=y))
     block.feed_forward.register_forward_hook(lambda _, x, y: seen.update(after_w2=y))
     for share in (0.25, 0):
         model.train(share > 0)(torch.randint(96, (256, 32)))
@@ -544,8 +544,8 @@ def test_the_options_of_the_sampler_reach_it(trained, capsys, num_samples):
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(trained, data, tmp_path, monkeypatch, command, says):
     monkeypatch.chdir(tmp_path)
-    other, best = random_checkpoint(tmp_path / "other.pt"), f"{trained}/ckpt.pt"
-    words = command.format(tmp=tmp_path, trained=trained, data=data, other=other, best=best).split()
+    files = {"other": random_checkpoint(tmp_path / "other.pt"), "best": f"{trained}/ckpt.pt"}
+    words = command.format(tmp=tmp_path, trained=trained, data=data, **files).split()
     with pytest.raises(InputError, match=says):
         run_here(*words)
     assert os.listdir() == ["other.pt"]
