@@ -101,7 +101,7 @@ WORDS = {
         {hero}在{place}[玩|散步|看风景]，遇到了一只{kind}。/{time}，{hero}[来到{place}|在{place}玩]，[遇到|
         看见]了一只{kind}。/从前，有个{good}的{boy}叫{hero}，{he}[很|最]喜欢{hobby}。有一天，{he}[在{place}|]
         遇到了一只{kind}。/从前，有个{boy}叫{hero}。[有一天|{time}]，{he}在{place}遇到了一只{kind}。""",
-    # Where a sentence may begin with the hero, the creature has 这只 or 那只 before it: else a model blends them.
+    # Where the hero may begin a sentence, the creature has 这只 or 那只 before it: or a model blends them.
     "looks": """这只{kind}全身都是{colour2}的，[长着|有]{has}。/{hero}从来没见过{kind}。
         它全身都是{colour2}的，[长着|有]{has}。/那只{kind}全身都是{colour2}的，还[长着|有]{has}。""",
     "end": """从[此|那]以后，{hero}和{kind}成了[最好的|好]朋友。/从那以后，{hero}常常去看那只{colour2}的
