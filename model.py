@@ -302,12 +302,11 @@ class Transformer(nn.Module):
         return self.output(self.hidden_states(tokens, cache, pos)[:, -1])
 
     @torch.inference_mode()
-    def generate_stream(
-        self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_ids=(), generator=None
-    ):
+    def generate_stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop_ids=(),
+                        generator=None, not_first=()):  # fmt: skip
         """
-        Continue idx (B, T). Yields a list of the B new ids of each step, until there are max_new_tokens or
-        every row has produced one of stop_ids; a row that has stopped repeats its stop id.
+        Continue idx (B, T), first by none of not_first. Yields a list of the B new ids of each step, until
+        there are max_new_tokens or every row has produced one of stop_ids, which it then repeats.
 
         With the keys and values of earlier positions cached, a step computes one position instead of T. When
         the context (max_seq_len) is full, the newer half is read again from position 0.
@@ -319,12 +318,13 @@ class Transformer(nn.Module):
         stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=idx.device)
         new = idx[:, -1]
         stopped = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
-        for _ in range(max_new_tokens):
+        for step in range(max_new_tokens):
             if idx.shape[1] > context:
                 idx = idx[:, -(context + 1) // 2 :]
                 pos = None
-            logits = self.decode_step(idx if pos is None else new[:, None], cache, pos)  # (B, V)
-            logits = logits[:, : self.num_pieces]
+            logits = self.decode_step(idx if pos is None else new[:, None], cache, pos)[:, : self.num_pieces]
+            if step == 0 and not_first:
+                logits[:, not_first] = -torch.inf
             pos = torch.full((1,), idx.shape[1], device=idx.device)  # of the new token
             new = torch.where(stopped, new, sample_next_token(logits, temperature, top_k, top_p, generator))
             stopped = stopped | torch.isin(new, stops)

@@ -74,20 +74,17 @@ class TextGenerator:
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def encode(self, start):
-        """The ids of a prompt, with BOS. Of one that is longer than the context, the end."""
-        ids = self.tokenizer.encode(start, bos=True)
-        context = self.model.args.max_seq_len
-        if not ids:  # without BOS, EOS is what stands before a story
-            ids = [max(self.tokenizer.eos_id, 0)]
-        if len(ids) > context:
+        """The ids of a prompt, with BOS, or EOS. Of one that is longer than the context, the end."""
+        ids = self.tokenizer.encode(start, bos=True) or [max(self.tokenizer.eos_id, 0)]
+        if len(ids) > (context := self.model.args.max_seq_len):
             print(f"the prompt has {len(ids)} tokens: the last {context} are kept", file=sys.stderr)
         return ids[-context:]
 
     def stream(self, ids, num_samples=1, max_new_tokens=256, temperature=1.0, top_k=300, top_p=None):
-        """Continue a list of ids; yields the num_samples new ids of each step, as a list."""
+        """Continue ids, whose last word is whole; yields a list of the num_samples new ids of each step."""
         idx = torch.tensor([ids] * num_samples, device=self.device)  # (B, T)
         settings = (max_new_tokens, temperature, top_k, top_p, self.stop_ids, self.generator)
-        yield from self.model.generate_stream(idx, *settings)
+        yield from self.model.generate_stream(idx, *settings, self.tokenizer.longer(ids[-1]))
 
     def sample(self, start="Hello!", num_samples=3, *settings, **named_settings):
         """num_samples texts that begin with `start`, written as one batch; for the settings see stream."""
@@ -120,10 +117,9 @@ class TextStreamer:
 def main():
     torch.set_float32_matmul_precision("high")  # TF32 on CUDA
     found_device = find_device(device)
-    weights = dtype
-    if dtype == "auto":  # a single story waits for its weights, if compiled: half the bytes are half the time
-        halve = found_device.startswith("cuda") or (compile and num_samples == 1)
-        weights = find_dtype("bfloat16", found_device) if halve else "float32"
+    # A single story waits for its weights, if compiled: half the bytes are half the time.
+    halve = found_device.startswith("cuda") or (compile and num_samples == 1)
+    weights = (find_dtype("bfloat16", found_device) if halve else "float32") if dtype == "auto" else dtype
     generator = TextGenerator(checkpoint, tokenizer or None, seed, found_device, weights, compile)
     settings = (max_new_tokens, temperature, top_k, top_p)
     text = read_text(prompt[5:]) if prompt.startswith("FILE:") else prompt

@@ -507,9 +507,10 @@ def test_llama2cs_model_writes_llama2cs_text(capsys):
     assert capsys.readouterr().out.rstrip("\n") == golden()
 
 
-def test_a_story_ends_at_bos_or_eos(trained):
+def test_a_typed_word_stays_as_it_is_and_a_story_ends_at_bos_or_eos(trained):
     g = TextGenerator(f"{trained}/ckpt.pt")
     for row in zip(*g.stream(g.encode("One day"), 16, 4000, temperature=100.0, top_k=0)):  # all alike likely
+        assert not g.tokenizer.piece(row[0])[0].isalpha()
         end = next(n for n, i in enumerate(row) if i in (g.tokenizer.bos_id, g.tokenizer.eos_id))
         assert set(row[end:]) == {row[end]} and len(row) < 4000
 

@@ -43,8 +43,7 @@ class Tokenizer:
 
     def __init__(self, source):
         """source: a path, or {"kind": ..., "files": ...} out of a checkpoint. InputError where it is none."""
-        if not isinstance(source, dict):
-            source = read_files(source)
+        source = source if isinstance(source, dict) else read_files(source)
         self.kind = source.get("kind")
         self.name = source.get("name", "the checkpoint's tokenizer")
         # A stranger's checkpoint may name any file here, and extras/export.py writes them.
@@ -71,9 +70,7 @@ class Tokenizer:
             self.sp = sentencepiece.SentencePieceProcessor(model_proto=self.files["tokenizer.model"])
             self.n_words = self.sp.vocab_size()
             self.sp.encode("a")  # fails in an empty model
-        self.bos_id = self.sp.bos_id()
-        self.eos_id = self.sp.eos_id()
-        self.pad_id = self.sp.pad_id()
+        self.bos_id, self.eos_id, self.pad_id = self.sp.bos_id(), self.sp.eos_id(), self.sp.pad_id()
 
     def _open_folder(self):
         import tokenizers
@@ -159,6 +156,13 @@ class Tokenizer:
     def piece(self, i: int) -> str:
         """The piece of an id as the vocabulary spells it ('▁' or 'Ġ' is the space before a word)."""
         return self.sp.id_to_piece(i) if self.kind == "sentencepiece" else self.tk.id_to_token(i) or ""
+
+    def longer(self, last: int) -> list[int]:
+        """The ids that would make a word longer whose last id is `last`; [] if no word ends there."""
+        # Scripts with upper and lower case put spaces between words. Elsewhere nobody knows where one ends.
+        has_case = lambda letter: letter.lower() != letter.upper()  # noqa: E731
+        in_word = self.kind == "sentencepiece" and has_case(self.piece(last)[-1:])
+        return [i for i in range(self.n_words) if in_word and has_case(self.piece(i)[:1])]
 
     def readable(self, i: int) -> str:
         """The piece of an id for people: '三加' instead of ä¸īåĬł. Parts of a character stay as they are."""

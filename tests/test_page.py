@@ -81,9 +81,8 @@ def checkpoints(data, trained, tok, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(checkpoints, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
-    paths = checkpoints.items()
-    return {name: write_page(folder / f"{name}.html", path, prompt=PROMPT) for name, path in paths}
+    folder = tmp_path_factory.mktemp("p")
+    return {k: write_page(folder / f"{k}.html", path, prompt=PROMPT) for k, path in checkpoints.items()}
 
 
 PROMPT = "</script><img src=x>{{weights}}"  # what would end the script that holds it
@@ -155,13 +154,14 @@ def test_attention_layers_and_probabilities_are_those_inside_pytorchs_model(name
 @pytest.mark.parametrize("temperature, top_k, top_p", [(0.5, 7, 1), (0.8, 20, 0.9), (0, 0, 0.9)])
 def test_the_sampler_cuts_and_draws_as_model_py(temperature, top_k, top_p, pages):
     logits = torch.randn(50) * 2
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "without": [int(logits.argmax())]}
     draw = "sample_next_token(distribution(logits, settings), random_at(7, i))"
     questions = ("distribution(logits, settings)", f"Array.from({{ length: 20000 }}, (_, i) => {draw})")
     rows, draws = ask(pages["nine heads"], *questions, logits=logits.tolist(), settings=settings)
     order = logits.argsort(descending=True)
     assert [row["id"] for row in rows] == order.tolist()
     assert [row["before"] for row in rows] == pytest.approx(logits.softmax(-1)[order].tolist(), abs=1e-6)
+    logits[settings["without"]] = -torch.inf
     ours = sample_next_token(logits.expand(20000, 50), temperature, top_k, top_p)
     want, shares = (ids.bincount(minlength=50)[order] / 20000 for ids in (ours, torch.tensor(draws)))
     for found in (torch.tensor([row["after"] for row in rows]), shares):
@@ -219,10 +219,10 @@ def test_the_tokenizer_gives_pythons_ids(name, data, tok, zh, tmp_path):
     ids = [t.encode(text) for text in texts]
     checkpoint = random_checkpoint(tmp_path / "c.pt", t.state(), vocab_size=t.n_words)
     page_path = write_page(tmp_path / "page.html", checkpoint)
-    questions = ("texts.map((text) => tok.encode(text))", "ids.map((row) => tok.decode(row))")
-    encoded, decoded = ask(page_path, *questions, texts=texts, ids=ids)
-    for text, want, row, back in zip(texts, ids, encoded, decoded):
-        assert (row, back) == (want, t.decode(want)), text
+    questions = ("encode(text))", "decode(tok.encode(text)))", "longer(tok.encode(text).at(-1) ?? 0))")
+    answers = ask(page_path, *(f"texts.map((text) => tok.{question}" for question in questions), texts=texts)
+    for text, want, row, back, longer in zip(texts, ids, *answers):
+        assert (row, back, longer) == (want, t.decode(want), t.longer((want or [0])[-1])), text
 
 
 def test_the_page_allows_its_own_scripts_and_nothing_else(pages):

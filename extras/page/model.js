@@ -212,11 +212,13 @@ class Transformer {
 // the sampler
 
 // The tokens, the likeliest first: [{id, before, after}], where `before` is the model's probability and
-// `after` the one from which sample_next_token draws, 0 where top_k or top_p has cut the token off.
-function distribution(logits, { temperature, top_k, top_p }) {
+// `after` the one from which sample_next_token draws, 0 where the token is cut off, by top_k, by top_p or as
+// one of `without`.
+function distribution(logits, { temperature, top_k, top_p, without = [] }) {
   const before = softmax(logits);
   const ids = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a]); // equals stay in their order
-  const kept = ids.slice(0, temperature === 0 ? 1 : top_k || ids.length);
+  const cut = new Set(without);
+  const kept = ids.filter((id) => !cut.has(id)).slice(0, temperature === 0 ? 1 : top_k || ids.length);
   const after = softmax(kept.map((id) => logits[id] / (temperature || 1)));
   let sum = 0;
   let total = 0;
@@ -226,7 +228,8 @@ function distribution(logits, { temperature, top_k, top_p }) {
     if (surplus) after[i] = 0;
     total += after[i];
   }
-  return ids.map((id, i) => ({ id, before: before[id], after: i < after.length ? after[i] / total : 0 }));
+  const after_of = new Map(kept.map((id, i) => [id, after[i] / total]));
+  return ids.map((id) => ({ id, before: before[id], after: after_of.get(id) ?? 0 }));
 }
 
 // One id of a distribution; u is a random number from 0 to 1.

@@ -51,7 +51,7 @@ async function show_next() {
     $(name).setAttribute("aria-valuetext", text);
   }
   const message = !logits && say(i && i < state.ids.length ? "lost" : "no_logits");
-  const rows = logits ? distribution(logits, settings()) : [];
+  const rows = logits ? distribution(logits, settings(i)) : [];
   const shown = rows.filter(({ id }, rank) => rank < BARS || id === state.ids[i] || is_guess(id));
   show_guess(rows);
   while ($("bars").children.length > shown.length) $("bars").lastChild.remove();

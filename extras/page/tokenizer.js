@@ -34,6 +34,14 @@ class Tokenizer {
   decode(ids) {
     return decode_utf8(Uint8Array.from(ids.flatMap((id) => [...this.bytes_of(id)])));
   }
+
+  // The ids that would make the last word of a text, which ends with the token `last`, longer: a word that
+  // somebody typed is whole. Only where letters have two cases: such scripts have spaces between words.
+  longer(last) {
+    const has_case = (letter = "") => letter.toLowerCase() !== letter.toUpperCase();
+    if (this.kind !== "sentencepiece" || !has_case(this.pieces[last]?.at(-1))) return [];
+    return [...this.pieces.keys()].filter((id) => has_case(this.pieces[id][0]));
+  }
 }
 
 // A sentencepiece model of type BPE. data: scores, kinds (a letter for each piece: n normal, b byte, c

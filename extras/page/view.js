@@ -166,10 +166,12 @@ function change_story({ from, ids, probs, ranks, start, next }) {
   show();
 }
 
-const settings = () => ({
+// What token i is drawn with.
+const settings = (i = state.ids.length) => ({
   temperature: Number($("temperature").value),
   top_k: TOP_K[$("top_k").value],
   top_p: Number($("top_p").value),
+  without: i === state.typed && !config.chat ? tok.longer(state.ids[i - 1]) : [],
 });
 
 // A story ends with BOS, which would begin the next one, or EOS; an answer also where the context is full.
@@ -198,7 +200,8 @@ async function play() {
   while (state.playing) {
     const [began, length] = [performance.now(), state.ids.length];
     const full = $("speed").value === "0";
-    await enqueue(() => step(full ? 50 : 0)); // at full speed, several tokens for each picture
+    const several = () => full && state.ids.length > state.typed; // for each picture, at full speed
+    await enqueue(() => step(several() ? 50 : 0));
     const seconds = (performance.now() - began) / 1000;
     if (state.playing) state.speed = full ? (state.ids.length - length) / seconds : null;
     if (!full) await sleep(Math.max(0, $("speed").value - 1000 * seconds));
