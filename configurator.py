@@ -1,5 +1,5 @@
 """
-What the scripts share: options, as in nanoGPT's configurator, errors in one sentence, and whole files.
+What the scripts share: options (as nanoGPT's, but no config file), errors in one sentence, and whole files.
 
 The options of a script are its lower-case globals: `given = override(globals())` replaces `key` by that of
 `--key=value`. The type is the default's; the comment on its line is the help. What it has before a colon is

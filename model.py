@@ -106,8 +106,8 @@ def apply_rotary_emb(xq, xk, freqs_cos, freqs_sin):
 
 def attend(q, k, v, mask=None, dropout=0.0, grouped=None):
     """
-    softmax(q k^T / sqrt(D)) v: each query is compared with the keys, and gets the mean of their values,
-    weighted by the similarity. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask, (T, S) or
+    softmax(q k^T / sqrt(D)) v (plain: docs/minimal.py): each query gets the mean of the values, weighted by
+    similarity to their keys. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). mask, (T, S) or
     (B, 1, T, S): True where a query may look. None: causal, at all positions up to its own; T = S.
     grouped: whether the kernel takes K heads as they are (a third faster on a CPU; on CUDA not all do) or H.
     """

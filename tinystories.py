@@ -8,8 +8,8 @@ The data: from stories in JSON to batches of token ids, one command a stage.
 
 `pretokenize` first runs what is missing, so it alone is enough. --input_path=my.txt takes a text of your own.
 A shard is token ids back to back (uint16, little-endian; uint32 above 65,536 ids), each story begun by BOS;
-llama2.c reads and writes the same. Shard 0 is for validation, everywhere and always: no tokenizer and no
-model learns from it. TinyStories: Eldan & Li 2023, arXiv:2305.07759.
+llama2.c reads and writes the same, in uint16. Shard 0 is for validation, everywhere and always: no tokenizer
+and no model learns from it. TinyStories: Eldan & Li 2023, arXiv:2305.07759.
 """
 
 import collections

@@ -13,7 +13,7 @@ Writes output/ckpt.pt    the model with the lowest validation loss so far
     torchrun --standalone --nproc_per_node=4 train.py                   on 4 GPUs: the same global batches
 
 Ctrl-C, SIGTERM or a closed terminal ends the run after the current step, and saves it (torchrun waits 30 s).
-A killed run resumes from its last save, and ends as an undisturbed one: on a CPU, in float32, in one process
+A killed run resumes at its last save and ends as if undisturbed: on a CPU, in eager float32, in one process
 with as many threads, to the bit. Steps without finite gradients are skipped; 3 in a row (float16: 40) end it.
 """
 

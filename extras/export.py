@@ -20,7 +20,7 @@ Writes one of
 load_weights() makes four things of whatever it reads: args (ModelArgs), weights ({our name: tensor}, in the
 dtype that they have there), tok (a Tokenizer or None) and stop_ids (ids that end a text, besides tok's). Each
 write_... function takes these and a path. What the other program would understand otherwise than this one is
-refused before anything is written.
+refused before anything is written. How to check an export: docs/recipes.md.
 """
 
 import dataclasses
