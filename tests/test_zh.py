@@ -34,8 +34,7 @@ NUMERAL = "[零一二三四五六七八九十]+"
 def sum_data(tmp_path_factory):
     """A small corpus of synthetic sums: the files of synthesize, chunks, and two tokenizers."""
     folder = str(tmp_path_factory.mktemp("sums"))
-    args = (f"--data_dir={folder}", "--num_texts=400", "--num_chats=600")
-    run_here("prepare_data.py", "synthesize", *args)
+    run_here("prepare_data.py", "synthesize", *flags(data_dir=folder, num_texts=400, num_chats=600))
     run_here("prepare_data.py", "pretrain", f"--data_dir={folder}")
     chunks = f"--data_path={folder}/seq_monkey_datawhale.jsonl"
     for name, option in (("k", "--split_digits"), ("nfkc", "--normalizer=nfkc")):
@@ -59,10 +58,13 @@ def test_the_tutorials_calls_work_and_show_readable_tokens(sum_data, tmp_path, c
     path = f"{sum_data}/seq_monkey_datawhale.jsonl"
     train_tokenizer.train_tokenizer(data_path=path, save_dir=f"{tmp_path}/k", vocab_size=350)
     train_tokenizer.eval_tokenizer(f"{tmp_path}/k")
+    tok = Tokenizer(f"{tmp_path}/k")
+    train_tokenizer.measure_compression(tok, path)
     said = capsys.readouterr().out
+    chars, size = map(float, re.search(r"([\d.]+) characters and ([\d.]+) bytes per token", said).groups())
+    assert 2 < size / chars < 3 and chars < 9 and re.search("(.+) of \\1 texts come back exactly", said)
     assert "Vocab size: 350" in said and said.count("matches original: True") == 3
     assert re.search("The longest Chinese tokens: .*等于", said)
-    tok = Tokenizer(f"{tmp_path}/k")
     assert "'等于'" in [tok.readable(i) for i in tok.encode("加等于")]
     assert tok.readable(tok.encode("鑫")[0]) == tok.piece(tok.encode("鑫")[0])  # a byte has no text
 
@@ -74,8 +76,7 @@ def test_llama_cpps_rules_give_the_same_ids(zh, tok, tmp_path):
     run_here("extras/export.py", *flags(export_format="gguf", checkpoint=checkpoint, out=tmp_path / "x.gguf"))
     fields = gguf.GGUFReader(tmp_path / "x.gguf").fields.items()
     meta = {key.removeprefix("tokenizer."): field.contents() for key, field in fields}
-    assert (meta["ggml.model"], meta["ggml.pre"]) == ("gpt2", "gpt-2")
-    assert meta["chat_template"] == tok.template
+    assert (meta["ggml.model"], meta["ggml.pre"], meta["chat_template"]) == ("gpt2", "gpt-2", tok.template)
     types = meta["ggml.token_type"]
     assert types[:6] == [3, 3, 3, 3, 3, 1] and types[-3:] == [5, 5, 5]  # ids that no piece has
     vocab = {piece: i for i, piece in enumerate(meta["ggml.tokens"])}
@@ -111,8 +112,7 @@ def test_the_synthetic_sums_are_right_and_hold_out_the_exam(sum_data):
     for chat in chats:
         for before, question, reply in zip(["", *chat[1::2]], chat[::2], chat[1::2]):
             continued += question.startswith(("再加", "再减"))
-            last_result = "".join(re.findall(NUMERAL, before)[-1:])
-            for fact in questions_in(question.replace("再", last_result)):
+            for fact in questions_in(question.replace("再", "".join(re.findall(NUMERAL, before)[-1:]))):
                 asked.append(fact)
                 assert "等于" not in reply or sums.last_number(reply) == sums.NAMES[sums.result(*fact)]
     assert len(asked) > 400 * 5 and continued > 200 and not set(asked) & set(sums.EXAM)
