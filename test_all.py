@@ -467,8 +467,8 @@ runpy.run_path("train.py", run_name="__main__")
 @pytest.mark.parametrize("name, code, step", [("SIGINT", 0, 19), ("SIGKILL", -9, 15), ("SIGKILL", -9, 0)])
 def test_a_resumed_run_ends_as_an_undisturbed_one(trained, data, tmp_path, capsys, name, code, step):
     out = f"{tmp_path}/output"
-    args = [*SMALL, *flags(data_dir=data, out_dir=out, max_iters=40, eval_interval=20, save_interval=step or 20)]
-    command = [sys.executable, "-c", SENDS_ITSELF_A_SIGNAL.replace("SIGNAL", name), *args]
+    args = flags(data_dir=data, out_dir=out, max_iters=40, eval_interval=20, save_interval=step or 20)
+    command = [sys.executable, "-c", SENDS_ITSELF_A_SIGNAL.replace("SIGNAL", name), *SMALL, *args]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     assert (f"python train.py --init_from=resume --out_dir={out}" in done.stdout) == (name == "SIGINT")
