@@ -120,7 +120,7 @@ def eval_tokenizer(tokenizer_path, data_path=None):
     print("\n=== Tokenizer基本信息 ===")
     print(f"Vocab size: {tok.n_words}")
     print(f"Special tokens: { {token: tok.tk.token_to_id(token) for token in SPECIAL_TOKENS} }")
-    learned = (tok.decode([i]) for i in range(256 + len(SPECIAL_TOKENS), tok.n_words))
+    learned = (tok.decode([i]) for i in range(tok.n_words))
     chinese = [text for text in learned if re.fullmatch("[\u4e00-\u9fff]+", text)]
     print("The longest Chinese tokens:", " ".join(sorted(chinese, key=len, reverse=True)[:20]))
     print("A sentence as tokens:", " / ".join(tok.readable(i).strip("'") for i in tok.encode(SENTENCE)))
