@@ -323,9 +323,10 @@ def shard_folder(vocab_size, vocab_source, data_dir="data"):
 
 class PretokDataset(torch.utils.data.Dataset):
     """
-    The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
-    i is (x, y), int64 of (max_seq_len,), where y is x one token later; in shards for fine-tuning (x, y,
-    documents), where y is -1 for what is not learned, and documents numbers the conversations of the row.
+    The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: in
+    memory are a batch and the order of an epoch, 8 bytes per chunk. Item i is (x, y), int64 of (max_seq_len,),
+    where y is x one token later; in shards for fine-tuning (x, y, documents), where y is -1 for what is not
+    learned, and documents numbers the conversations of the row.
     start_id (BOS): a chunk begins at its first one; in validation, its last story, cut off, does not count.
     """
 
