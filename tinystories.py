@@ -323,10 +323,9 @@ def shard_folder(vocab_size, vocab_source, data_dir="data"):
 
 class PretokDataset(torch.utils.data.Dataset):
     """
-    The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: in
-    memory are a batch and the order of an epoch, 8 bytes per chunk. Item i is (x, y), int64 of (max_seq_len,),
-    where y is x one token later; in shards for fine-tuning (x, y, documents), where y is -1 for what is not
-    learned, and documents numbers the conversations of the row.
+    The chunks of a split ('train': all shards but the first; 'val' or 'test': the first), memory-mapped: item
+    i is (x, y), int64 of (max_seq_len,), where y is x one token later; in shards for fine-tuning (x, y,
+    documents), where y is -1 for what is not learned, and documents numbers the conversations of the row.
     start_id (BOS): a chunk begins at its first one; in validation, its last story, cut off, does not count.
     """
 
@@ -391,7 +390,7 @@ class PretokDataset(torch.utils.data.Dataset):
         return (self[i] for (i,) in self.batches(1))  # without end, shuffled
 
     def order(self, epoch):
-        """The order in which an epoch reads the chunks: a permutation, a function of (seed, epoch) alone."""
+        """How an epoch orders the chunks, a function of (seed, epoch) alone; in memory, 8 bytes for each."""
         if epoch not in self._order:
             self._order = {epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self))}
         return self._order[epoch]
