@@ -2,7 +2,7 @@
 A model writes.
 
 Reads  output/ckpt.pt (train.py), or a checkpoint of llama2.c's; the tokenizer comes out of the checkpoint
-Writes to the terminal, as the words come
+Writes to the terminal: one story as its words come, several (--num_samples) when the last has ended
 
     python sample.py --prompt "One day, Lily met a Shoggoth"
     python sample.py --prompt=FILE:beginning.txt --num_samples=4 --temperature=0.7

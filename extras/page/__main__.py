@@ -10,7 +10,8 @@ Writes output/page.html, which holds the model, its tokenizer and the program th
 
 The program is plain JavaScript, to be read like the rest of the course: model.js (the model and the
 sampler), tokenizer.js, session.js (what the page asks the model), view.js, chips.js and panels.js (the page
-itself), text.js (its words in two languages). page.html is the frame for them.
+itself), text.js (its words in two languages). page.html is the frame for them. A panel of your own: its name
+in TABS and its function in show_panel (panels.js), a tab and a section in page.html, its words in text.js.
 
 What the page shows comes from a model and from what a person types: view.js makes text of it, never markup.
 A Content-Security-Policy lets the browser run these scripts and no others, and forbids all network access.
