@@ -390,7 +390,7 @@ class PretokDataset(torch.utils.data.Dataset):
         return (self[i] for (i,) in self.batches(1))  # without end, shuffled
 
     def order(self, epoch):
-        """The order in which an epoch reads the chunks: a permutation, a function of (seed, epoch) alone."""
+        """How an epoch orders the chunks, a function of (seed, epoch) alone; in memory, 8 bytes for each."""
         if epoch not in self._order:
             self._order = {epoch: np.random.default_rng([self.seed, epoch]).permutation(len(self))}
         return self._order[epoch]
