@@ -6,9 +6,10 @@ holds [choices|between bars] and {slots}, which the story's memory fills: see ex
 {meet} may tell of the creature. "together" is a table: its first row names slots, and each other row fills
 them with what fits together. ¶ starts a new paragraph.
 
-Two rules make the stories easier to learn. They are short: with a vocabulary of 1,024, four of five
-have at most 256 tokens, so the hero's name is in the context to the end. And no name follows a ¶ or a
-quotation mark, since without a space before it, "Lily" is another token.
+Three rules make the stories easier to learn. They are short: with a vocabulary of 1,024, two of three
+have at most 256 tokens, so the hero's name is in the context to the end. No name follows a ¶ or a
+quotation mark, since without a space before it, "Lily" is another token. And {he} stands only where {boy}
+has told whether it is "he" or "she": elsewhere the hero is named, since a typed name does not tell it.
 """
 
 import re
@@ -133,7 +134,7 @@ WORDS = {
         {kind}{named}[.| {place}.| who {trouble}.]/One day, {hero} met a [{size} |]{kind}{named}[ {place}|
         who {trouble}]./One day, a [little |young |{trait} |]{boy} named {hero} met a [{size}
         |]{kind}{named}[ {place}|]./One {sky} [morning|afternoon|day], {hero} was
-        [walking|playing|sitting] {place} when {he} met a {kind}{named}./Once upon a time, there was a
+        [walking|playing|sitting] {place} and met a {kind}{named}./Once upon a time, there was a
         {trait} {boy} named {hero}. {He} [loved|liked] to {hobby}. One [{sky} |]day, {hero} met a
         {kind}{named}[ {place}| who {trouble}|]./{hero} was a {trait} {boy} who [loved|liked] to {hobby}.
         One {sky} day, {he} [saw|met|found] a {kind}{named} {place}. [A {bird} was [singing|calling]
@@ -148,10 +149,10 @@ WORDS = {
         tall grass/under a wheelbarrow/behind a stack of hay""",
     "end": """From that day on, {hero} and the {kind} were [best|good|very good] friends./After that, {hero}
         and the {kind} [played together|went for a walk|ate {fruits} together|told each other stories] every
-        [day|{weekday}]./Then {hero} waved goodbye and [ran|walked|skipped] home. {He} [never forgot the
+        [day|{weekday}]./Then {hero} waved goodbye and [ran|walked|skipped] home. {hero} [never forgot the
         {kind}|always remembered the {kind}|could not wait to see the {kind} again]./That night, {hero} told
         everyone at home about the {kind}. "[[How [kind|clever|brave] you are|I am proud of you], {hero}|I
-        would like to meet a {kind} too]," said {his} {kin}./{hero} and the {kind} sat [on the grass|on a
+        would like to meet a {kind} too]," said {hero}'s {kin}./{hero} and the {kind} sat [on the grass|on a
         log|side by side] and watched [the stars come out|the moon rise|the birds fly home]. [They felt
         happy.|It was a perfect day.|]/{hero} smiled, and the {kind} smiled too. It had been a
         [good|wonderful|lovely|very special] day./{hero} and the {kind} [laughed and hugged|danced around and
@@ -188,12 +189,12 @@ PLOTS = {  # by their summaries
         "trouble": "[was very hungry|had nothing to eat|was looking for food]",
         "together": "gift/basket of {fruits}/{colour} {treasure}/{size} {colour} {treasure}",
         "story": """{meet} {looks} ¶ "[I am so hungry|My tummy is empty|I have no food at home]," said the
-        {kind}. {hero} had a {food} in {his} [bag|basket|lunch box]. [{His} {kin} had made it for {him}.|It
-        smelled so good.|{He} was hungry too.] "[Let us share|You can have half|We can eat it together],
-        {call}," {he} said. {He} broke the {food} in two and gave [one half|the bigger half|half of it] to the
+        {kind}. {hero} had a {food} in a [bag|basket|lunch box]. [It was still warm.|It smelled so
+        good.|{hero} was hungry too.] "[Let us share|You can have half|We can eat it together], {call}," said
+        {hero}. Then {hero} broke the {food} in two and gave [one half|the bigger half|half of it] to the
         {kind}. ¶ "[Yum|Mmm|Wow]! This is the best {food} [in the world|I have ever had]," said the {kind}.
         Then the {kind} [ran away and came back with|reached into a hole and took out] a {gift}. "This {gift}
-        is for you, {hero}." {He} [took|held] the {gift} [home|in both hands]. {end} [|{hero} learned that
+        is for you, {hero}." {hero} [took|held] the {gift} [home|in both hands]. {end} [|{hero} learned that
         [sharing makes everyone happy|it feels good to share].]""",
     },
     "Everyone fears the {kind}, but {hero} finds out why it growls and helps.": {
@@ -204,14 +205,14 @@ PLOTS = {  # by their summaries
         tooth/a rope is tied around my leg: untied the rope/nobody plays with me: gave it a big hug/I bumped
         my head: put a bandage on its head""",
         "story": """{meet} {looks} [Everyone|Everybody] in the village was [afraid|scared] of the {kind}. ¶
-        [But {hero} did not run away.|At first, {hero} wanted to run, but then {he} stopped.] "Why do you
-        [roar|growl|shout], {call}?" {he} asked. "[I do not want to scare anyone|I do not mean to be loud],"
+        [But {hero} did not run away.|At first, {hero} wanted to run, but then stopped.] "Why do you
+        [roar|growl|shout], {call}?" asked {hero}. "[I do not want to scare anyone|I do not mean to be loud],"
         said the {kind}. "I [roar|cry|shout] because {pain}." ¶ "[Oh no|Poor {kind}|You poor thing]," said
-        {hero}. [Slowly|Carefully|Very gently], {he} {cure}. "[That feels much better|Oh, that is better|Thank
-        you]!" said the {kind}. ¶ Then {hero} took the {kind} to the village. "[Do not be afraid|Wait|Come
-        back]!" called {hero}. "The {kind} is [kind|gentle|my friend]." They gave the {kind} a {size} {toy},
-        and it [played with|liked|was proud of] the {size} {toy}. {end} [|{hero} learned that [you should not
-        judge others by how they look|someone who looks scary can be kind].]""",
+        {hero}. [Slowly|Carefully|Very gently], {hero} {cure}. "[That feels much better|Oh, that is
+        better|Thank you]!" said the {kind}. ¶ Then {hero} took the {kind} to the village. "[Do not be
+        afraid|Wait|Come back]!" called {hero}. "The {kind} is [kind|gentle|my friend]." They gave the {kind}
+        a {size} {toy}, and it [played with|liked|was proud of] the {size} {toy}. {end} [|{hero} learned that
+        [you should not judge others by how they look|someone who looks scary can be kind].]""",
     },
     "{hero} teaches a {kind} to {skill}.": {
         "trouble": "[could not|wanted to learn to|did not know how to] {skill}",
@@ -239,11 +240,11 @@ PLOTS = {  # by their summaries
         "trouble": "was hiding something behind its back",
         "story": """{meet} {looks} ¶ "What do you have behind your back, {call}?" asked {hero}. The {kind}
         [looked at its feet|turned red|did not want to say]. But {hero} could see a {colour} {toy}. "That is
-        my {toy}!" {he} said. "[I looked for it everywhere|I was so sad when it was gone]." ¶ "I am [so
+        my {toy}!" said {hero}. "[I looked for it everywhere|I was so sad when it was gone]." ¶ "I am [so
         |]sorry, {hero}," said the {kind}. "[I have no toys of my own|It is so pretty, and I only wanted to
         hold it|Nobody ever gave me a {toy}]." And it gave the {colour} {toy} back. ¶ [For a while|Then],
-        {hero} thought about it. "[It is okay|I forgive you], {call}," {he} said. "[But next time, please ask
-        me.|Do you want to play with it together?]" They [took turns with|played with] the {colour} {toy}
+        {hero} thought about it. "[It is okay|I forgive you], {call}," said {hero}. "[But next time, please
+        ask me.|Do you want to play with it together?]" They [took turns with|played with] the {colour} {toy}
         until [it was time for dinner|the sun went down]. {end} [|{hero} learned that [it is better to ask
         than to take|it is good to tell the truth].]""",
     },
@@ -261,36 +262,38 @@ PLOTS = {  # by their summaries
         {event}. The {kind} [jumped|began to shake|closed its eyes|hid behind {hero}]. "What is wrong,
         {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "[I am scared of some
         things too|My {kin} is afraid of mice|Stay with me|I will help you|I have an idea]," said {hero}. Then
-        {he} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more. "[I
-        did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew you
-        could do it]," said {hero}. {He} gave it a {colour} {treasure}. The {kind} [kept|loved] the {colour}
-        {treasure}. {end} [|{hero} learned that [everyone is afraid of something|friends make you brave].]""",
+        {hero} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more.
+        "[I did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew
+        you could do it]," said {hero}. Then {hero} gave it a {colour} {treasure}. The {kind} [kept|loved] the
+        {colour} {treasure}. {end} [|{hero} learned that [everyone is afraid of something|friends make you
+        brave].]""",
     },
     "{hero} and a {kind} play hide and seek, but {hero} cannot find the {kind}.": {
         "trouble": "[wanted to play a game|loved to play hide and seek|was looking for a friend]",
         "story": """{meet} {looks} ¶ "[Come and|Let us] play hide and seek, {hero}!" said the {kind}. {hero}
-        [closed {his} eyes|put {his} hands over {his} eyes] and counted to [ten|twenty]. The {kind} [ran
-        away|tiptoed away|giggled and ran]. ¶ "Here I come, {call}!" called {hero}. {He} looked [behind the
+        [closed both eyes|hid behind both hands] and counted to [ten|twenty]. The {kind} [ran away|tiptoed
+        away|giggled and ran]. ¶ "Here I come, {call}!" called {hero}. Then {hero} looked [behind the
         {landmark2}|under the bench|in the bushes|behind a big rock]. [No {kind}.|There was only a
         [{forest}|{bug}].] Soon it was [getting dark|late|starting to rain]. "[Please come out|You win|I give
-        up], {call}!" {he} [shouted|called]. ¶ Then {hero} heard a [soft|funny|tiny] sound. It was a snore!
+        up], {call}!" [shouted|called] {hero}. ¶ Then {hero} heard a [soft|funny|tiny] sound. It was a snore!
         There was the {kind}, fast asleep {hideout}. "[I found you|There you are], {call}!" said {hero}. The
         {kind} [yawned|rubbed its eyes]. "[Did I win|Is the game over]?" {end} [|{hero} learned that [you
         should tell your friends where you are|a good friend keeps looking].]""",
     },
     "{hero} finds an egg, and a {kind} comes out of it.": {
         "story": """[One {sky} [morning|day], {hero}|Once upon a time, there was a {trait} {boy} named {hero}.
-        One day, {he}] found a [big |]{colour} egg {place}. "[What is inside|Whose egg is this]?" {he} asked.
-        {hero} [carried it home|took it home in {his} hat]. ¶ {He} [wrapped the {colour} egg in a blanket|put
-        the {colour} egg in a basket by the fire|sat next to the {colour} egg every day]. On {weekday}, the
-        egg began to [shake|wobble]. Crack! [Out came|There was] a baby {kind}! It had {feature}.
-        "[Hello|Welcome], baby {kind}," said {hero}. {He} gave the {kind} some {fruits}. ¶ The {kind} [grew
-        and grew|grew bigger every day]. But [at night|when the moon came out], the {kind} cried. "[I think
-        the {kind} misses its mother|A {kind} should live with other {kind}s]," said {his} {kin}. {hero} was
-        sad, but {he} [nodded|knew it was true]. ¶ [The next day|In the spring], they took the {kind} to the
-        [hills|forest|sea]. A grown {kind} was waiting there. "[Goodbye|I will miss you], {kind}," said
-        {hero}. [Every {weekday2}, the {kind} came back to visit.|{hero} never forgot the {kind}.] [|{hero}
-        learned that [if you love someone, you want them to be happy|good things need time].]""",
+        One day, {he}] found a [big |]{colour} egg {place}. "[What is inside|Whose egg is this]?" asked
+        {hero}. Then {hero} [carried it home|took it home in a hat]. ¶ At home, {hero} [wrapped the {colour}
+        egg in a blanket|put the {colour} egg in a basket by the fire|sat next to the {colour} egg every day].
+        On {weekday}, the egg began to [shake|wobble]. Crack! [Out came|There was] a baby {kind}! It had
+        {feature}. "[Hello|Welcome], baby {kind}," said {hero}. Then {hero} gave the {kind} some {fruits}. ¶
+        The {kind} [grew and grew|grew bigger every day]. But [at night|when the moon came out], the {kind}
+        cried. "[I think the {kind} misses its mother|A {kind} should live with other {kind}s]," said {hero}'s
+        {kin}. {hero} was sad, but [nodded|knew it was true]. ¶ [The next day|In the spring], they took the
+        {kind} to the [hills|forest|sea]. A grown {kind} was waiting there. "[Goodbye|I will miss you],
+        {kind}," said {hero}. [Every {weekday2}, the {kind} came back to visit.|{hero} never forgot the
+        {kind}.] [|{hero} learned that [if you love someone, you want them to be happy|good things need
+        time].]""",
     },
     "{hero} loses {cname}, the toy {plush}, and finds it again.": {
         "story": """[Once upon a time, there was a {boy} named {hero}.|{hero} was a {trait} {boy}.] {He} had a
