@@ -18,7 +18,7 @@ Writes output_scaling/dim32_100000/log.jsonl ..., results.json (the losses, the 
        came), scaling.png. Run again, it does only what is missing; other options need another --out_dir.
 
 A law holds as long as nothing new begins. By default all runs end before names begin to be copied, and the
-prediction was off by 2.1 % at most. With --base_tokens=50000 some runs have learned to copy and others have
+prediction was off by 0.1 to 3.6 %. With --base_tokens=50000 some runs have learned to copy and others have
 not: copying begins suddenly, the law has no steps, and it was off by 5 % (docs/experiments.md).
 
 Why do recipes speak of 20 tokens per parameter? A budget of C = 6 N D FLOPs can go into a large model or
