@@ -105,9 +105,8 @@ else
         size+=(--batch_size=6) # of 384 tokens
         length+=(--max_iters=4500) # rare characters are three tokens: copying them is learned later
     elif [ "$mode" = tinystories ]; then # they have more words, plots and turns: a larger model
-        size=(--dim=192 --n_layers=4 --n_heads=6 --n_kv_heads=6 --batch_size=8 --gradient_accumulation_steps=1)
-        length=(--max_iters=2000 --warmup_iters=20 --eval_interval=500 --eval_iters=40 --log_interval=10)
-        learning_rate=7e-3
+        size=(--dim=192 --n_layers=4 --n_heads=6 --n_kv_heads=6 --batch_size=16 --gradient_accumulation_steps=1)
+        length=(--max_iters=1000 --warmup_iters=20 --eval_interval=250 --eval_iters=20 --log_interval=10)
     fi
 fi
 recipe=(--optimizer=muon --learning_rate=$learning_rate --schedule=wsd)
