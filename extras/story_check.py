@@ -16,6 +16,7 @@ Prints a table: for each property the share of the stories that have it, of thos
     pronouns fit the hero   she for Lily, he for Tom; the creature is "it"
     thing keeps its kind    the food that is shared, the toy that was taken, the toy animal that was lost
     colour and size stay    of all that has a colour, or a size, more than once
+    help fits the trouble   who is afraid of the dark gets a lamp, who is to jump rope does not whistle
     every word is one       no word that neither the grammar has, nor begins with a capital, as names do
     a typed word is kept    "met a Pikachu in the garden": for each of the words of TRIED, which are in no
                             training story either, how many of the stories of the four heroes keep it
@@ -43,7 +44,7 @@ import torch
 from configurator import InputError, override
 from extras.stories import chinese_check, english
 from extras.stories.english import KINS, PLOTS, PRONOUNS
-from extras.synthetic_stories import WORDS, tidy
+from extras.synthetic_stories import ENGLISH, WORDS, of_one_row, tidy
 from sample import TextGenerator
 from tinystories import STORIES, read_texts
 
@@ -173,6 +174,7 @@ THINGS = [  # what stands for a thing that is shared, taken or lost; all matches
     re.compile(rf"\b({'|'.join(WORDS['food'])})\b"),
     re.compile(rf"\b(?:{'|'.join(WORDS['colour'])}|my|a) ({'|'.join(WORDS['toy'])})\b"),
     re.compile(rf"\btoy ({'|'.join(WORDS['plush'])})\b"),
+    re.compile(r"\bflag (?:is |hangs )?over the (\w+)"),
 ]
 
 
@@ -222,6 +224,7 @@ def check_story(text, ended=None):
         "pronouns fit the hero": check_pronouns(text),
         "thing keeps its kind": check_things(text),
         "colour and size stay": check_attributes(text),
+        "help fits the trouble": of_one_row(" ".join(text.split()), ENGLISH, 12),
         "every word is one": not unknown_words(text),
     }
 

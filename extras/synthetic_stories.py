@@ -23,6 +23,7 @@ learns these plots, reaches a very low loss, and can tell nothing else.
 """
 
 import functools
+import itertools
 import math
 import random
 import re
@@ -148,6 +149,15 @@ def entries(words: dict[str, str]) -> dict[str, list[str]]:
     return {slot: phrases(text) if "/" in text else text.split() for slot, text in words.items()}
 
 
+def tables(plot: dict[str, str]) -> list[tuple[list[str], list[list[str]]]]:
+    """[(slots, rows)] of a plot: what the slots of a row have fits together."""
+    found = []
+    for table in filter(None, plot.get("together", "").split("¶")):
+        slots, *rows = [row.split(": ") for row in phrases(table)]
+        found.append((slots, rows))
+    return found
+
+
 WORDS = entries(english.WORDS)
 
 
@@ -269,13 +279,24 @@ def compose(rng: random.Random, language: Language = ENGLISH) -> tuple[str, str,
     plot = language.plots[summary]
     marks = mark(1 / len(language.plots), s)
     s["trouble"] = plot.get("trouble", "")
-    for table in filter(None, plot.get("together", "").split("¶")):
-        slots, *rows = phrases(table)
-        s.update(zip(slots.split(": "), rng.choice(rows).split(": ")))
+    for slots, rows in tables(plot):
+        s.update(zip(slots, rng.choice(rows)))
         marks += mark(1 / len(rows), s)
     # Like the real ones, some have no paragraphs.
     break_ = choose(("\n\n", "\n\n", "\n", language.space), s, rng)
     return summary, expand(plot["story"], s, rng).replace("¶", f"¶{break_}¶") + marks, s
+
+
+def of_one_row(text: str, language: Language, least: int) -> bool | None:
+    """
+    Whether all that a text has of each table is of one row, as the help that fits the trouble; None: it has
+    nothing of any. Phrases of fewer than `least` characters may stand for something else, and do not count.
+    """
+    told = []
+    for _, rows in itertools.chain(*map(tables, language.plots.values())):
+        pieces = [[piece.strip() for phrase in row for piece in re.split(r"{\w+}", phrase)] for row in rows]
+        told.append([i for i, row in enumerate(pieces) if any(len(p) >= least and p in text for p in row)])
+    return max(map(len, told)) < 2 if any(told) else None
 
 
 def instruction(story: str, rng: random.Random) -> dict:

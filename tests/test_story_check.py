@@ -26,7 +26,7 @@ def test_the_stories_of_a_seed_and_their_bits_are_the_same_for_ever():
     for s in synthetic_stories.write_shard(42, 0, 200_000):
         rows.append([s["story"], s["summary"], s["source"], s["instruction"]["words"], s["bits"]])
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    assert digest == "18b18ca307c188b0238386ad8f9aacc56e6b83e07f5d0ac81dec6f70d0626529"
+    assert digest == "20513d1f59a337192d14a835adf8a0f2429feb112e8eab4a1d3d96229bce4639"
 
 
 TEMPLATES = (
@@ -100,13 +100,16 @@ def test_the_grammars_own_stories_have_each_property(language, stories):
 
 SHARED = """One day, Sara met a Wump named Ninaket. "I am so hungry," said the Wump. Sara had a doughnut in \
 her basket. "You can have half, Ninaket," she said. "This is the best doughnut in the world," said the Wump. \
-Then the Wump took out a tiny blue marble. "This tiny blue marble is for you, Sara." She smiled."""
+Then the Wump took out a tiny blue marble. "This tiny blue marble is for you, Sara." They saw a flag over \
+the hut. The flag over the hut was old. When the sun went down, Sara gave it a little lamp that looked like \
+a moon. She smiled."""
 MET = """有一天，丫丫遇到了一只澡澡。澡澡全身都是蓝色的，还有一双亮晶晶的眼睛。\
-“我一天没吃东西了，”澡澡小声说。丫丫手里正好有一个春卷，是外婆刚买的。澡澡吃着春卷，跳了一下，说：“这个春卷真好吃！”丫丫笑了，澡澡也笑了。"""
+“我一天没吃东西了，”澡澡小声说。丫丫手里正好有一个春卷，是外婆刚买的。澡澡吃着春卷，跳了一下，说：“这个春卷真好吃！”丫丫笑了，澡澡也笑了。\
+澡澡试了试，被绳子绊住了脚。终于，澡澡一连跳了二十下！"""
 LOST = """从前，有个男孩叫大壮。他有一只棕色的布熊，名字叫储储。一天下午，储储不见了。“别急，”外婆说，\
 “那只棕色的布熊一定还在家里。”大壮想啊想，又去看了看床底下。“找到你啦，储储！”大壮把它抱得紧紧的。"""
 FAULTS = [  # (a story, a word, what stands in its last place instead, the property that is lost)
-    (SHARED, " smiled.", "", "ended by itself"), (LOST, "的。", "", "ended by itself"),
+    (SHARED, "smiled.", "", "ended by itself"), (LOST, "的。", "", "ended by itself"),
     (SHARED, "Sara", "Lily", "hero keeps the name"), (MET, "丫丫", "莉莉", "hero keeps the name"),
     (SHARED, "Wump", "Wumk", "creature's word kept"), (MET, "澡澡", "澡锅", "creature's word kept"),
     (SHARED, "Ninaket", "Nanaket", "own name kept"), (LOST, "储储", "储锅", "own name kept"),
@@ -114,6 +117,8 @@ FAULTS = [  # (a story, a word, what stands in its last place instead, the prope
     (SHARED, "doughnut", "bagel", "thing keeps its kind"), (LOST, "布熊", "布兔子", "thing keeps its kind"),
     (SHARED, "tiny", "big", "colour and size stay"), (SHARED, "blue", "red", "colour and size stay"),
     (LOST, "棕色", "红色", "thing keeps its colour"),
+    (SHARED, "sun went down", "wind howled in the trees", "help fits the trouble"),
+    (MET, "跳了二十下", "踢了十下", "help fits the trouble"), (SHARED, "hut", "log", "thing keeps its kind"),
     (SHARED, "basket", "baskot", "every word is one"), (MET, "正好", "正驴", "every word is one"),
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ import random
 import re
 
 from extras.stories import chinese
-from extras.synthetic_stories import CHINESE, tell
+from extras.synthetic_stories import CHINESE, of_one_row, tables, tell
 
 HEROES = chinese.TRIED_HEROES
 CREATURES = ("修格斯", "皮卡丘", "霸王龙", "独角兽")
@@ -108,8 +108,7 @@ def unknown_words(text):
 def column(name):
     """What the plots' tables have for a slot."""
     found = []
-    for table in "¶".join(plot.get("together", "") for plot in chinese.PLOTS.values()).split("¶"):
-        slots, *rows = ["".join(row.split()).split(":") for row in table.split("/")]
+    for slots, rows in itertools.chain(*map(tables, chinese.PLOTS.values())):
         if name in slots:
             found += [row[slots.index(name)] for row in rows]
     return set(found)
@@ -156,6 +155,7 @@ def check_story(text, ended=None):
         "pronouns fit the hero": check_pronouns(signs, names.get(HERO)),
         "thing keeps its kind": check_things(signs),
         "thing keeps its colour": check_colours(signs),
+        "help fits the trouble": of_one_row("".join(text.split()), CHINESE, 5),
         "tail or ears stay": len(looks) == 1 if looks else None,
         "every word is one": not unknown_words(text),
     }

@@ -178,12 +178,13 @@ PLOTS = {  # by their summaries
         castle: castle/in the tallest treehouse: treehouse""",
         "story": """{meet} {looks} ¶ "[What is wrong|Why do you look so sad|Are you all right], {call}?" asked
         {hero}. "I [am lost|cannot find my way home]," said the {kind}. "I live {home}. A {colour} flag
-        [is|hangs] over it." ¶ "[Do not worry|Do not cry|Cheer up]," said {hero}. "[I will help you|We will
-        look for it together]." They walked [past|around] the {landmark}. [They asked a {forest} for help.
-        "[Go straight on|Turn left|Follow the path]," said the {forest}.|] ¶ [At last|Finally|Soon], they saw
-        the {colour} flag over the {house}. "[That is it|There it is|That is my home]!" [shouted|cried] the
-        {kind}. "Thank you, {hero}[. You are [very kind|a true friend]|]." {end} [|{hero} learned that [nobody
-        is lost for long when a friend helps|it is good to help someone who is lost].]""",
+        [is|hangs] over the {house}." ¶ "[Do not worry|Do not cry|Cheer up]," said {hero}. "[I will help
+        you|We will look for it together]." They walked [past|around] the {landmark}. [They asked a {forest}
+        for help. "[Go straight on|Turn left|Follow the path]," said the {forest}.|] ¶ [At last|Finally|Soon],
+        they saw the {colour} flag over the {house}. "[That is it|There it is|That is my home]!"
+        [shouted|cried] the {kind}. "Thank you, {hero}[. You are [very kind|a true friend]|]." {end} [|{hero}
+        learned that [nobody is lost for long when a friend helps|it is good to help someone who is
+        lost].]""",
     },
     "{hero} shares a {food} with a hungry {kind}, who gives something back.": {
         "trouble": "[was very hungry|had nothing to eat|was looking for food]",
@@ -194,8 +195,8 @@ PLOTS = {  # by their summaries
         {hero}. Then {hero} broke the {food} in two and gave [one half|the bigger half|half of it] to the
         {kind}. ¶ "[Yum|Mmm|Wow]! This is the best {food} [in the world|I have ever had]," said the {kind}.
         Then the {kind} [ran away and came back with|reached into a hole and took out] a {gift}. "This {gift}
-        is for you, {hero}." {hero} [took|held] the {gift} [home|in both hands]. {end} [|{hero} learned that
-        [sharing makes everyone happy|it feels good to share].]""",
+        is for you, {hero}." {hero} [took the {gift} home|held the {gift} in both hands]. {end} [|{hero}
+        learned that [sharing makes everyone happy|it feels good to share].]""",
     },
     "Everyone fears the {kind}, but {hero} finds out why it growls and helps.": {
         "trouble": "[looked very scary|had a very loud voice|growled all day|was all alone]",
@@ -260,13 +261,13 @@ PLOTS = {  # by their summaries
         drops began to fall: held a large leaf over its head""",
         "story": """{meet} {looks} ¶ They [walked and talked|ran and played|walked and sang] [together |]until
         {event}. The {kind} [jumped|began to shake|closed its eyes|hid behind {hero}]. "What is wrong,
-        {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "[I am scared of some
-        things too|My {kin} is afraid of mice|Stay with me|I will help you|I have an idea]," said {hero}. Then
-        {hero} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more.
-        "[I did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew
-        you could do it]," said {hero}. Then {hero} gave it a {colour} {treasure}. The {kind} [kept|loved] the
-        {colour} {treasure}. {end} [|{hero} learned that [everyone is afraid of something|friends make you
-        brave].]""",
+        {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "[I was [scared|afraid] of
+        {fear} once|My {kin} was [scared|afraid] of {fear}, too|I know what to do about {fear}]," said {hero}.
+        Then {hero} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any
+        more. "[I did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I
+        know|I knew you could do it]," said {hero}. Then {hero} gave it a {colour} {treasure}. The {kind}
+        [kept|loved] the {colour} {treasure}. {end} [|{hero} learned that [everyone is afraid of
+        something|friends make you brave].]""",
     },
     "{hero} and a {kind} play hide and seek, but {hero} cannot find the {kind}.": {
         "trouble": "[wanted to play a game|loved to play hide and seek|was looking for a friend]",
