@@ -12,6 +12,8 @@ or a full stop; what has a colour is "{colour}的{thing}"; and a creature is 它
 import itertools
 import re
 
+from extras.stories import english
+
 # The 3,755 characters in common use, as GB 2312 lists them; some names have any of them.
 CODES = itertools.product(range(0xB0, 0xD8), range(0xA1, 0xFF))
 COMMON = b"".join(map(bytes, CODES)).decode("gb2312", errors="ignore")
@@ -43,24 +45,24 @@ KEPT_OUT = """
     修格斯 皮卡丘 恐龙 奥特曼 哥斯拉 独角兽 机器猫 孙悟空 麒麟 霸王龙 喜羊羊 灰太狼 光头强 佩奇 海绵宝宝
     米老鼠 唐老鸭 史莱姆 哪吒 貔貅 饕餮 凤凰 美人鱼 机器人 外星人 变形金刚 蜘蛛侠 葫芦娃 猪八戒 雪怪
     克苏鲁 三头犬 九尾狐 龙猫 猫头鹰 长颈鹿 穿山甲 鸭嘴兽 水豚 考拉 企鹅 刺猬 喷火龙 大脚怪 奶龙 绿巨人
-    稻草人 柯基 羊驼 独眼怪
+    稻草人 柯基 羊驼 独眼怪 哆啦A梦 Totoro 会飞的鱼 3号机器人
 """.split()
 # No name that is rude, or means somebody, and none in which a hero's would be found.
 UNWANTED = re.compile(
-    "|".join([*KEPT_OUT, *HEROES["girl"], *HEROES["boy"], *KINS])
+    "|".join([*KEPT_OUT, *HEROES["girl"], *HEROES["boy"], *KINS, english.UNWANTED.pattern])
     + """
     | [黑白黄红洋流小大人]人 | 人[头妖] | [走公猪黄]狗 | 狗[头腿仔] | 猪[头狗] | [野土山]鸡 | 鸡[头巴]
     | 龟[头公儿] | 王八 | 八九 | 金三 | 小[三平] | 泽东 | 安门 | 港独 | 东突 | 希特 | 列宁 | 斯大
     | 马[克列] | 巴马 | 拉登 | 塔利 | 特朗 | 朗普 | 普京 | 阿拉 | 古兰 | 精[子油] | 草泥 | 泥马 | 儿子
     | 孙子 | [打双]飞 | [黄毛]片 | 西天 | 归西 | 升天 | 上西 | 骨灰 | 大麻 | 流星人 | 口活 | 吹箫 | 公公""",
-    re.X,
+    re.X | re.I,
 )
 
 # A girl and a boy may have the same: who is 她 or 他 is told only where 女孩 or 男孩 stands before it.
 HERO_NAME = """{a}{b}/{a}{b}/{a}{b}/{a}{a}/{given}{given}/小{a}/小{given}/阿{a}/大{a}/老{surname}/
     {surname}{a}/{surname}{given}/{surname}{a}{b}/{surname}{a}{b}/{surname}{given}{a}/{surname}小{a}/{a}{b}{c}/
     {sound}{sound2}/{sound}{sound2}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}/{sound}{sound2}{sound3}{sound4}/
-    {double}{given}/{double}{a}{b}"""
+    {double}{given}/{double}{a}{b}/{latin}"""
 WORDS = {
     "sound": " ".join("".join(SOUNDS.split())),
     "rare": " ".join(c for c in COMMON if c not in RUDE + GRAMMAR),
@@ -75,7 +77,16 @@ WORDS = {
         {sound}{sound2}{sound3}/{sound}{sound2}{sound3}/{sound}{sound}{sound2}/{sound}{sound2}{sound2}/
         {sound}{sound2}{animal}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{b}{c}{d}/{a}{a}{b}{b}/{a}{b}{a}{b}/
         {a}{b}{c}{animal}/{a}{a}{b}{animal}/{sound}{sound2}{sound3}{sound4}/{sound}{sound2}{sound3}{sound4}/
-        {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}""",
+        {sound}{sound2}{sound}{sound2}/{sound}{sound2}{sound3}{a}/{a}{b}{c}{d}{animal}/{sound}{sound2}{sound3}{a}{b}/
+        {a}{b}的{animal}/{a}{b}的{c}{d}/{latin}/{latin}/{a}{b}{cap}{c}/小{cap}/{number}号{animal}""",
+    # Names as 哆啦A梦, 8号机 and Totoro: each letter is a token.
+    "latin": """{cap}{vowel}{letter}/{cap}{vowel}{letter}{vowel}/{cap}{vowel}{letter}{vowel2}{letter2}/
+        {cap}{letter}{vowel}{letter2}{letter2}{vowel2}{letter3}/{cap}{vowel}{letter}{vowel2}{letter2}{vowel}{letter3}""",
+    "cap": "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z",
+    "vowel": "a e i o u",
+    "letter": "b c d f g h j k l m n p q r s t v w x y z",
+    "number": "{digit}/{digit}/{digit}{digit2}",
+    "digit": "1 2 3 4 5 6 7 8 9 0",
     # Two heroes in five have a name that is put together: visitors bring their own.
     "girl_name": HERO_NAME,
     "boy_name": HERO_NAME,

@@ -24,7 +24,7 @@ KIND, OWN, HERO = "◆", "■", "●"  # the signs: the creature's word, a toy's
 SEXES = {name: sex for sex, names in chinese.HEROES.items() for name in names}
 SEX_WORDS = {"他": "boy", "男孩": "boy", "她": "girl", "女孩": "girl"}
 PUNCTUATION = "，。！？：；“”"
-NAME = rf"([^的{PUNCTUATION}]{{1,8}})"
+NAME = rf"([^{PUNCTUATION}]{{1,13}})"
 
 
 def one_of(words):
@@ -34,7 +34,7 @@ def one_of(words):
 COLOUR = one_of(CHINESE.words["colour"])
 HERO_NAME = re.compile(one_of(SEXES))
 FIRST_HERO = re.compile(  # who may have any name
-    rf"(?:^[^{PUNCTUATION}]*，(?!有个)|孩叫)([^的{PUNCTUATION}]{{2,6}}?)(?:在|来到|遇到|[，。])"
+    rf"(?:^[^{PUNCTUATION}]*，(?!有个)|孩叫)([^的{PUNCTUATION}]{{2,8}}?)(?:在|来到|遇到|[，。])"
 )
 
 
@@ -42,7 +42,7 @@ def with_signs(text):
     """A text without white space, with signs for its names, and the names: (text, {sign: name}, heroes)."""
     text = "".join(text.split())
     names = {}
-    for sign, pattern in ((KIND, f"一只{NAME}[，。]"), (OWN, f"名字叫{NAME}[，。]")):
+    for sign, pattern in ((KIND, f"一只(?!(?:{COLOUR})的){NAME}[，。]"), (OWN, f"名字叫{NAME}[，。]")):
         if match := re.search(pattern, text):
             names[sign] = match[1]
             text = text.replace(match[1], sign)

@@ -88,7 +88,9 @@ WORDS = {
     "boy_end": """ad an ard as ben bert ck d den do dro el en er ez ian ik il im in io iro is k ko l m
         man mir n n n nds o o on or rt s s son ston t t ton us vin x""",
     "colour": "red blue green yellow orange purple pink white brown golden silver turquoise striped",
-    "size": "big small tiny huge tall round little enormous chubby skinny strange shy sleepy wrinkly",
+    "size": "big small tiny huge little enormous",
+    "nature": "big small tiny huge tall round little enormous chubby skinny strange shy sleepy wrinkly",
+    "noise": "roar growl shout",
     "trait": "happy kind brave curious clever cheerful friendly polite gentle quiet funny careful",
     "sky": "sunny cloudy warm windy bright chilly foggy rainy quiet hot cool lovely frosty",
     "prize": "star badge cup cap cape medal scarf sticker",
@@ -131,14 +133,14 @@ WORDS = {
         kitten/slow as a snail/funny as a clown/pretty as a butterfly/round as an apple""",
     # The bare "One day, Lily met a ..." of the README's prompt is the most common meeting.
     "meet": """One day, {hero} met a {kind}{named}[.| {place}.| who {trouble}.]/One day, {hero} met a
-        {kind}{named}[.| {place}.| who {trouble}.]/One day, {hero} met a [{size} |]{kind}{named}[ {place}|
-        who {trouble}]./One day, a [little |young |{trait} |]{boy} named {hero} met a [{size}
+        {kind}{named}[.| {place}.| who {trouble}.]/One day, {hero} met a [{nature} |]{kind}{named}[ {place}|
+        who {trouble}]./One day, a [little |young |{trait} |]{boy} named {hero} met a [{nature}
         |]{kind}{named}[ {place}|]./One {sky} [morning|afternoon|day], {hero} was
         [walking|playing|sitting] {place} and met a {kind}{named}./Once upon a time, there was a
         {trait} {boy} named {hero}. {He} [loved|liked] to {hobby}. One [{sky} |]day, {hero} met a
         {kind}{named}[ {place}| who {trouble}|]./{hero} was a {trait} {boy} who [loved|liked] to {hobby}.
         One {sky} day, {he} [saw|met|found] a {kind}{named} {place}. [A {bird} was [singing|calling]
-        nearby.|]/Once upon a time, there was a {size} {kind}{named} who
+        nearby.|]/Once upon a time, there was a {nature} {kind}{named} who
         {trouble}. One day, a {boy} named {hero} met the {kind} {place}.""",
     "looks": """The {kind} was {colour2} all over, with {feature}./The {kind} had {feature} and {feature2}./
         The {kind} was {colour2} and had {feature}./{hero} had never seen a {kind} before. It had
@@ -200,20 +202,21 @@ PLOTS = {  # by their summaries
     },
     "Everyone fears the {kind}, but {hero} finds out why it growls and helps.": {
         "trouble": "[looked very scary|had a very loud voice|growled all day|was all alone]",
-        "together": """pain: cure/there is a thorn in my foot: pulled out the thorn/a bee stung me on the
-        nose: put a cool, wet leaf on its nose/I am cold: gave it a warm coat/my tail is stuck under a rock:
-        pushed the rock away/I have sand in my eyes: washed out the sand/my tooth hurts: pulled out the bad
-        tooth/a rope is tied around my leg: untied the rope/nobody plays with me: gave it a big hug/I bumped
-        my head: put a bandage on its head""",
+        "together": """pain: wish: cure/there is a thorn in my foot: pull it out: pulled out the thorn/a bee
+        stung me on the nose: put something cool on it: put a cool, wet leaf on its nose/I am cold: give me
+        something warm: gave it a warm coat/my tail is stuck under a rock: push it away: pushed the rock
+        away/I have sand in my eyes: wash it out: washed out the sand/my tooth hurts: take it out: took out
+        the bad tooth/a rope is tied around my leg: untie it: untied the rope/nobody plays with me: give me a
+        hug: gave it a big hug/I bumped my head: put a bandage on it: put a bandage on its head""",
         "story": """{meet} {looks} [Everyone|Everybody] in the village was [afraid|scared] of the {kind}. ¶
-        [But {hero} did not run away.|At first, {hero} wanted to run, but then stopped.] "Why do you
-        [roar|growl|shout], {call}?" asked {hero}. "[I do not want to scare anyone|I do not mean to be loud],"
-        said the {kind}. "I [roar|cry|shout] because {pain}." ¶ "[Oh no|Poor {kind}|You poor thing]," said
-        {hero}. [Slowly|Carefully|Very gently], {hero} {cure}. "[That feels much better|Oh, that is
-        better|Thank you]!" said the {kind}. ¶ Then {hero} took the {kind} to the village. "[Do not be
-        afraid|Wait|Come back]!" called {hero}. "The {kind} is [kind|gentle|my friend]." They gave the {kind}
-        a {size} {toy}, and it [played with|liked|was proud of] the {size} {toy}. {end} [|{hero} learned that
-        [you should not judge others by how they look|someone who looks scary can be kind].]""",
+        [But {hero} did not run away.|At first, {hero} wanted to run, but then stopped.] "Why do you {noise},
+        {call}?" asked {hero}. "[I do not want to scare anyone|I do not mean to be loud]," said the {kind}. "I
+        {noise} because {pain}. [Please {wish}.|Could you {wish}?|Can you {wish}?]" ¶ "[Of course|Poor
+        {kind}|You poor thing]," said {hero}. [Slowly|Carefully|Very gently], {hero} {cure}. "[That feels much
+        better|Oh, that is better|Thank you]!" said the {kind}. ¶ Then {hero} took the {kind} to the village.
+        "[Do not be afraid|Wait|Come back]!" called {hero}. "The {kind} is [kind|gentle|my friend]." They gave
+        the {kind} a {size} {toy}, and it [played with|liked|was proud of] the {size} {toy}. {end} [|{hero}
+        learned that [you should not judge others by how they look|someone who looks scary can be kind].]""",
     },
     "{hero} teaches a {kind} to {skill}.": {
         "trouble": "[could not|wanted to learn to|did not know how to] {skill}",
@@ -251,23 +254,25 @@ PLOTS = {  # by their summaries
     },
     "{hero} helps a {kind} who is afraid of {fear}.": {
         "trouble": "was [afraid|scared] of {fear}",
-        "together": """fear: event: cure/the dark: the sun went down: gave it a little lamp that looked like a
-        moon/thunder: the sky turned black and the thunder rumbled: held its hand and counted after every
-        flash/deep water: they came to a stream: showed it which stones to step on/loud noises: a truck
-        honked: covered its ears and hummed a song/spiders: a spider came down on a thread: showed it how the
-        spider made its web/high places: they came to a high bridge: walked in front and told it to look at
-        the sky/dogs: a big dog ran up to them: showed it how to hold out a hand and let the dog sniff it/the
-        wind: the wind howled in the trees: made it a paper windmill that spun around and around/the rain: big
-        drops began to fall: held a large leaf over its head""",
+        "together": """fear: event: tip: cure/the dark: the sun went down: light a little lamp: lit a little
+        lamp that looked like a moon/thunder: the sky turned black and the thunder rumbled: count after every
+        flash: counted after every flash/deep water: they came to a stream: step from stone to stone: stepped
+        from stone to stone/loud noises: a truck honked: cover my ears and hum a song: covered their ears and
+        hummed a song/spiders: a spider came down on a thread: watch how they make a web: watched how the
+        spider made its web/high places: they came to a high bridge: look up at the sky: looked up at the
+        sky/dogs: a big dog ran up to them: hold out a hand and let them sniff it: held out a hand and let the
+        dog sniff it/the wind: the wind howled in the trees: make a paper windmill: made a paper windmill that
+        spun around and around/the rain: big drops began to fall: hold a large leaf over my head: held a large
+        leaf over their heads""",
         "story": """{meet} {looks} ¶ They [walked and talked|ran and played|walked and sang] [together |]until
         {event}. The {kind} [jumped|began to shake|closed its eyes|hid behind {hero}]. "What is wrong,
-        {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "[I was [scared|afraid] of
-        {fear} once|My {kin} was [scared|afraid] of {fear}, too|I know what to do about {fear}]," said {hero}.
-        Then {hero} {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any
-        more. "[I did it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I
-        know|I knew you could do it]," said {hero}. Then {hero} gave it a {colour} {treasure}. The {kind}
-        [kept|loved] the {colour} {treasure}. {end} [|{hero} learned that [everyone is afraid of
-        something|friends make you brave].]""",
+        {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "When I am [scared|afraid]
+        of {fear}, I {tip}," said {hero}. "[Let us try it|We can do it together|I will show you]." So they
+        {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more. "[I did
+        it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew you
+        could do it]," said {hero}. Then {hero} gave it a {colour} {treasure}. The {kind} [kept|loved] the
+        {colour} {treasure}. {end} [|{hero} learned that [everyone is afraid of something|friends make you
+        brave].]""",
     },
     "{hero} and a {kind} play hide and seek, but {hero} cannot find the {kind}.": {
         "trouble": "[wanted to play a game|loved to play hide and seek|was looking for a friend]",
