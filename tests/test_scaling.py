@@ -9,7 +9,7 @@ from tests.fixtures import read_rows
 
 pytest_plugins = ["tests.fixtures"]
 
-LAW = (0.5, 40.0, 0.3, 300.0, 0.4)
+LAW = (0.5, 40.0, 300.0, 0.34)
 RUNS = [(scaling.num_params(dim), n * 500_000) for dim in scaling.DIMS for n in (1, 2, 4, 8)]
 POINTS = [(N, D, scaling.predict(LAW, N, D)) for N, D in RUNS]
 
@@ -19,6 +19,9 @@ def test_the_fit_finds_the_law_that_made_the_losses_and_one_wrong_loss_hardly_be
     wrong = [(N, D, 1.3 * loss if i == 15 else loss) for i, (N, D, loss) in enumerate(POINTS)]
     want = scaling.predict(LAW, 1_000_000, 9_000_000)
     assert scaling.predict(scaling.fit(wrong), 1_000_000, 9_000_000) == pytest.approx(want, rel=0.03)
+    N, D = scaling.best_split(LAW, 1e14)
+    assert 6 * N * D == pytest.approx(1e14)
+    assert all(scaling.predict(LAW, N * x, D / x) > scaling.predict(LAW, N, D) for x in (0.9, 1.1))
     with pytest.raises(InputError, match="no law fits"):  # losses that rise with data
         scaling.fit([(N, D, D / 1e5) for N in (1e5, 2e5, 4e5) for D in (1e5, 2e5, 4e5)])
 
