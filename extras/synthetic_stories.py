@@ -232,7 +232,7 @@ def hero_name(sex: str, language: Language, s: dict, rng: random.Random) -> str:
     if rng.random() < 0.6:
         return choose(language.heroes[sex], s, rng) + mark(0.6, s)
     while True:
-        marked = from_slot(f"{sex}_name", language.words, s, rng)
+        marked = from_slot("hero_name", language.words, s, rng)
         name = MARK.sub("", marked)
         others = MARK.sub("", s["kind"] + s["cname"])
         if language.is_hero(name) and name not in others:

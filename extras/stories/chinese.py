@@ -88,8 +88,7 @@ WORDS = {
     "number": "{digit}/{digit}/{digit}{digit2}",
     "digit": "1 2 3 4 5 6 7 8 9 0",
     # Two heroes in five have a name that is put together: visitors bring their own.
-    "girl_name": HERO_NAME,
-    "boy_name": HERO_NAME,
+    "hero_name": HERO_NAME,
     "surname": " ".join("".join(SURNAMES.split())),
     "double": "欧阳 司马 诸葛 上官 慕容",
     "given": " ".join(GIVEN),

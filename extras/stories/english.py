@@ -70,12 +70,9 @@ HEROES = {
         Jake Nick Paul Alex David Felix Hugo James Oliver Simon""".split(),
 }
 WORDS = {
-    # Two heroes in five have a name that is put together, as Priya or Oskar: visitors bring their own. A
-    # girl's ends in a vowel.
-    "girl_name": """{first}{girl_end}/{first}{girl_end}/{first}{inner}{girl_end}/{first}{inner}{girl_end}/
-        {first}{inner}{inner2}{girl_end}""",
-    "boy_name": """{first}{boy_end}/{first}{boy_end}/{first}{inner}{boy_end}/{first}{inner}{boy_end}/
-        {first}{inner}{inner2}{boy_end}""",
+    # Two heroes in five have a name that is put together, as Priya or Oskar: visitors bring their own.
+    "hero_name": """{first}{last}/{first}{last}/{first}{inner}{last}/{first}{inner}{last}/
+        {first}{inner}{inner2}{last}""",
     "first": """A E I O U Al An Ar Ay Ba Be Bo Bri Bru Ca Ce Cha Chlo Cla Co Da De Di Do Dra Du E El Em
         Es Fa Fe Fi Flo Fre Ga Ge Gi Gre Gu Ha He Hi Ho Hu In Is Ja Je Ji Jo Ju Ka Ke Khi Ki Ko Kri La
         Le Li Lo Lu Ma Me Mi Mo Mu Na Ne Ni No Nu Ol Or Os Pa Pe Phi Pi Po Pri Qui Ra Re Ri Ro Ru Sa Sha
@@ -83,10 +80,15 @@ WORDS = {
     "inner": """ba be bi bri co da di do dri fa fi ga ge gi go ha hi ja ka ki ko la le li lo lu ma me mi
         mo na ne ni no nu pa pe ra re ri ro ru sa se shi si so sta ta te ti to tri va ve vi wa ya ye za
         zi""",
-    "girl_end": """a a a a ana anna cy da die elle ena ette ey ia ie ie ina isha ka ki la lia ly ma mi
-        my na nda ne nia ra ri ry sa sha ssa sy ta tha va y ya""",
-    "boy_end": """ad an ard as ben bert ck d den do dro el en er ez ian ik il im in io iro is k ko l m
-        man mir n n n nds o o on or rt s s son ston t t ton us vin x""",
+    "last": """a a a a a ah al am an an ana and ane anna ar ar ard as ash at bel ben bert beth by c
+        ca ck cy d da dan dar de del den der di do don dra dro dy e el el ela elle en en ena er er
+        ert es et eth ette ey ez fa ga gar go h i i i ia ia ian ic ick ie ie ik il ila ill im in in
+        ina ine io ion ip ir is is isha it ita iya ja k ka kar ke ki ko l la lan las le len ley li
+        lia lie lin lo lor ly lyn m ma man mar mas mi mir mo my n n n na nan nard nas nd nda nds ne
+        nel ner nia nie nor nus ny o o o ol ola old on on ong or ora os ott r ra ram rd ren ri ric
+        rid rik rin ris ro rol ron rt ry s s sa san sar sel sey sha shi son ssa sta ston sy t ta tan
+        tar ten ter tha thy ti tin to ton tor ty u us us va van ver vi vin vy win x y y ya yan yn
+        yra z za zo""",
     "colour": "red blue green yellow orange purple pink white brown golden silver turquoise striped",
     "size": "big small tiny huge little enormous",
     "nature": "big small tiny huge tall round little enormous chubby skinny strange shy sleepy wrinkly",
