@@ -30,24 +30,25 @@ ENDINGS = """ab ack aff ak am an and ank ap ar arb ark arp ash at atch ax az eb 
 
 # What a vocabulary of 1,024 pieces, trained on these stories, has: a piece that no name has is never copied.
 STARTS = """
-    Ad After An And Anna At Ava Ben Billy Bob But Crack Dan David Ella Em Emma Eva Every Fe Felix Finn
-    Fr From He Hugo In Iris It Ja Jack James Jane Kate Li Lily Lu Mary Maya Mia Nick Nina No Noah Nora
-    Oliver On Once One Os Oscar Peter Ru Ruby Sam Sara She Simon Soon Sop Sophie Sp St Th That The Then
-    There They This Tim To Toby Tom Zoe b c d f g h j k l m n p r s t v w x y z
+    Ad After An And Anna At Ava Ben Billy Bob But Crack Dan David Ella Em Emma Eva Every Fe Fel
+    Felix Finn Fr From He Hugo In Iris It Ja Jack James Jane Kate Li Lily Lu Mary Maya Mia Nick Nina
+    No Noah Nora Oliver On Once One Os Oscar Pa Peter Ru Ruby Sam Sara She Simon So Soon Sop Sophie
+    Sp St Th That The Then There They This Tim To Toby Tom Zoe b c d f g h j k l m n p r s t v w x y
+    z
 """.split()
 PIECES = """
-    ab ad age ah ai aid ail ain ais ait ake al all am amed an and ane ang ange ap ar ara ard ark ars ary
-    as ast at ate au av avid aw ax ay aya ayed ble bout by bye ca car cau cause ce ch ched ck ct cy day
-    de dea ea ear eb ed ee eet el ell ellow en end ent eo ep er ere ered es et eter ether etter ff fore
-    fr fraid ft fter fu ful gain gan ge ger gg gh ght ha hank hant hat he hed hen her here hi hie hind
-    hing his ho ht hy ia ick id ide ie ig ight il iled ill illow illy im imals imon in ina ind ing ink
-    inn iny ip ir irl is it ite ith itt ittle ive iz ke ked ket key la lag ld le lea lease led leep lep
-    lf li liver lix ll lla lled lly lo los lp ls ly ma mall mals mb me mes my na nd nder ne ned new ng
-    nk no now nt ntil ny ob od ody oe og oi oise old olden olly om ome on one ong onkey oo ood ook ooked
-    ool oon oor op ope or ora ore orn orry os ot other ou oud ought ould ound ous out ow own ox oy pa
-    ped ple pp pped ppy qu quoise ra rack rave re ree ret ri ried riend ris ro roke rong roud round row
-    rown ry se side sket st te ter to ty ub uck ud udd ue ug ugo um ump un ung unny up ur us ut va ve
-    ved ver very way xt yes zz
+    ab ad age ah ai aid ail ain ais ait ake al all als am amed an and ane ang ange ant ap ar ara ard
+    ark arm ars ary as ase asket ast at ate av avid aw ax ay aya ayed ble bout by bye ca car cau
+    cause ce ch ched ck ct cy day dea ea ear eb ed ee eet el ell ellow en end ent eo ep er ere ered
+    es et eter ether etter ff fore fr fraid ft fter ful gain gan ge ger gg gh ght ha han hank hant
+    hat he hed hen her here hi hie hind hing his ho ht hy ia ick id ide ie ig ight il iled ill illow
+    illy ily im imals imon in ina ind ing ings ink inn iny ip ir irl is it ith ittle ive ix iz ke
+    ked ket key ki ky la lag ld le lease led leep lep lf li liver ll lla lled lly lo lp ly ma mall
+    mb me mes my na nd nder ne ned new now nt ny ob obody od ody oe oi oise ol old olden ole olly om
+    ome on one ong onkey oo ood ook ooked ool oon oor op ope or ora ore orn orry os ot oth other ou
+    oud ought ould ound ous ouse out ow own ox oy pa ped ple pp pped ppy qu quoise ra rack rave re
+    ree ret ri ried riend ris ro roke rong roud round rown ru ry se side st te ter ting tle to ty ub
+    uck ud udd ue ug ugo ul um ump un ung unny up ur us ut va ve ved ver very way xt yes zz
 """.split()
 THINGS = """Teapot Mitten Spoon Candle Lantern Pillow Kettle Ladder Hammer Sock Zipper Sponge Broom Bottle
     Chimney Carpet Saddle Fiddle Compass Anchor Cactus Turnip Radish Mango Noodle Dumpling Pickle Thimble
