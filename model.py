@@ -208,7 +208,7 @@ class Transformer(nn.Module):
         self.register_buffer("freqs_cos", freqs_cos, persistent=False)
         self.register_buffer("freqs_sin", freqs_sin, persistent=False)
         for name, p in self.named_parameters():
-            if p.dim() == 2:
+            if p.dim() > 1:
                 # Each block adds two branches to the residual stream. The last matrix of each, wo and w2, is
                 # scaled down, so that the sum of the 2 L branches does not grow with the depth (as in GPT-2).
                 last = name.endswith(("wo.weight", "w2.weight"))
@@ -268,7 +268,7 @@ class Transformer(nn.Module):
         AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), with weight decay on matrices only. fused: one
         kernel for many parameters; it changes nothing in a step where the tensor found_inf of it is 1.
         """
-        matrices = [p for p in self.parameters() if p.dim() == 2]
+        matrices = [p for p in self.parameters() if p.dim() > 1]
         vectors = [p for p in self.parameters() if p.dim() < 2]  # RMSNorm's: decay would silence a layer
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, learning_rate, betas, weight_decay=weight_decay, fused=True)
