@@ -1,4 +1,4 @@
-"""What one may add to the course, once one has read it."""
+"""What the course's scripts call, and what one may add to them."""
 
 import importlib
 
