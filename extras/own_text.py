@@ -1,7 +1,7 @@
 """
 A text of your own, as stories: tinystories.py pretokenize --input_path=my.txt --data_dir=data_mine
 
-Reads  .txt            documents with <|endoftext|> between them; a text without it is cut into pieces
+Reads  .txt            documents with <|endoftext|> between them; long ones, and a text without it, are cut
        .jsonl, .json   {"text": ...} in each line or item; --text_key=text names the field
 Writes files of stories, the first of which is for validation. The text is read as a whole into memory.
 """
