@@ -18,15 +18,10 @@ from tests.fixtures import flags, read_rows, run_here
 pytest_plugins = ["tests.fixtures"]
 
 
-# --- the limit
-
-
 def test_the_stories_of_a_seed_and_their_bits_are_the_same_for_ever():
-    rows = []
-    for s in synthetic_stories.write_shard(42, 0, 200_000):
-        rows.append([s["story"], s["summary"], s["source"], s["instruction"]["words"], s["bits"]])
-    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    assert digest == "d9587476313f0f6b0045f1e1e56ecb746642de59b4d3622489d2fc52c2c81d94"
+    stories = synthetic_stories.write_shard(42, 0, 200_000)
+    digest = hashlib.sha256(json.dumps(stories).encode()).hexdigest()
+    assert digest == "bc7c948045823cf33921f11c673f025991ce8af38f04682e049c7ed7d419c45e"
 
 
 TEMPLATES = (
@@ -98,11 +93,10 @@ def test_the_grammars_own_stories_have_each_property(language, stories):
         assert sum(applies) / len(applies) >= 0.995, name
 
 
-SHARED = """One day, Sara met a Wump named Ninaket. "I am so hungry," said the Wump. Sara had a doughnut in \
-her basket. "You can have half, Ninaket," she said. "This is the best doughnut in the world," said the Wump. \
-Then the Wump took out a tiny blue marble. "This tiny blue marble is for you, Sara." They saw a flag over \
-the hut. The flag over the hut was old. When the sun went down, they lit a little lamp that looked like \
-a moon. She smiled."""
+SHARED = """One day, Sara met a Wump named Ninaket. Sara had a doughnut in her basket. "You can have half, \
+Ninaket," she said. "This is the best doughnut in the world," said the Wump. Then the Wump took out a tiny \
+blue marble. "This tiny blue marble is for you, Sara." They saw a flag over the hut. The flag over the hut \
+was old. When the sun went down, they lit a little lamp that looked like a moon. She smiled."""
 MET = """有一天，丫丫遇到了一只澡澡。澡澡全身都是蓝色的，还有一双亮晶晶的眼睛。\
 “我一天没吃东西了，”澡澡小声说。丫丫手里正好有一个春卷，是外婆刚买的。澡澡吃着春卷，跳了一下，说：“这个春卷真好吃！”丫丫笑了，澡澡也笑了。\
 澡澡试了试，被绳子绊住了脚。终于，澡澡一连跳了二十下！"""
@@ -116,9 +110,9 @@ FAULTS = [  # (a story, a word, what stands in its last place instead, the prope
     (SHARED, "She", "He", "pronouns fit the hero"), (LOST, "他", "她", "pronouns fit the hero"),
     (SHARED, "doughnut", "bagel", "thing keeps its kind"), (LOST, "布熊", "布兔子", "thing keeps its kind"),
     (SHARED, "tiny", "big", "colour and size stay"), (SHARED, "blue", "red", "colour and size stay"),
-    (LOST, "棕色", "红色", "thing keeps its colour"),
+    (LOST, "棕色", "红色", "thing keeps its colour"), (SHARED, "hut", "log", "thing keeps its kind"),
     (SHARED, "sun went down", "wind howled in the trees", "help fits the trouble"),
-    (MET, "跳了二十下", "踢了十下", "help fits the trouble"), (SHARED, "hut", "log", "thing keeps its kind"),
+    (MET, "跳了二十下", "踢了十下", "help fits the trouble"),
     (SHARED, "basket", "baskot", "every word is one"), (MET, "正好", "正驴", "every word is one"),
 ]  # fmt: skip
 
@@ -135,7 +129,6 @@ def test_chinese_stories_have_no_sign_of_the_grammar_and_no_word_that_is_tried(s
     for text in stories["zh"]:
         assert re.fullmatch("[^\\[\\]{}|/ ¶]+", text.replace("\n", "")) and 180 < len(text) < 430
         assert not [word for word in chinese.KEPT_OUT if word in text]
-    assert len(chinese.KEPT_OUT) >= 40
 
 
 def test_words_of_the_grammar_are_words_and_what_a_model_writes_at_first_is_checked_too():
