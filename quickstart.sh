@@ -126,7 +126,7 @@ elif [ "$mode" = zh ]; then
     data=data_zh out=output_zh
     prompt="有一天，莉莉遇到了一只修格斯"
     beginning="从前"
-    vocab=1152 # the characters of the stories, and bytes
+    vocab=1216 # the characters of the stories, and bytes
     vocab_options=(--longest_piece=1) # a token is a character, or a third of a rare one
     size+=(--max_seq_len=384) # so a story has more of them
     [ -e $data/TinyStories_all_data/data00.json ] || run python tinystories.py synthesize --language=zh --megabytes=$megabytes --data_dir=$data

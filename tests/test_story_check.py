@@ -21,7 +21,7 @@ pytest_plugins = ["tests.fixtures"]
 def test_the_stories_of_a_seed_and_their_bits_are_the_same_for_ever():
     stories = synthetic_stories.write_shard(42, 0, 200_000)
     digest = hashlib.sha256(json.dumps(stories).encode()).hexdigest()
-    assert digest == "bc7c948045823cf33921f11c673f025991ce8af38f04682e049c7ed7d419c45e"
+    assert digest == "3dff425315b4b11cd3560a22264f01ce4e59519831644d7d8847ee34dc03f63e"
 
 
 TEMPLATES = (
@@ -96,7 +96,7 @@ def test_the_grammars_own_stories_have_each_property(language, stories):
 SHARED = """One day, Sara met a Wump named Ninaket. Sara had a doughnut in her basket. "You can have half, \
 Ninaket," she said. "This is the best doughnut in the world," said the Wump. Then the Wump took out a tiny \
 blue marble. "This tiny blue marble is for you, Sara." They saw a flag over the hut. The flag over the hut \
-was old. When the sun went down, they lit a little lamp that looked like a moon. She smiled."""
+was old. When the sun went down, they tried to light a little lamp, and it helped. She smiled."""
 MET = """有一天，丫丫遇到了一只澡澡。澡澡全身都是蓝色的，还有一双亮晶晶的眼睛。\
 “我一天没吃东西了，”澡澡小声说。丫丫手里正好有一个春卷，是外婆刚买的。澡澡吃着春卷，跳了一下，说：“这个春卷真好吃！”丫丫笑了，澡澡也笑了。\
 澡澡试了试，被绳子绊住了脚。终于，澡澡一连跳了二十下！"""

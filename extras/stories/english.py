@@ -205,21 +205,20 @@ PLOTS = {  # by their summaries
     },
     "Everyone fears the {kind}, but {hero} finds out why it growls and helps.": {
         "trouble": "[looked very scary|had a very loud voice|growled all day|was all alone]",
-        "together": """pain: wish: cure/there is a thorn in my foot: pull it out: pulled out the thorn/a bee
-        stung me on the nose: put something cool on it: put a cool, wet leaf on its nose/I am cold: give me
-        something warm: gave it a warm coat/my tail is stuck under a rock: push it away: pushed the rock
-        away/I have sand in my eyes: wash it out: washed out the sand/my tooth hurts: take it out: took out
-        the bad tooth/a rope is tied around my leg: untie it: untied the rope/nobody plays with me: give me a
-        hug: gave it a big hug/I bumped my head: put a bandage on it: put a bandage on its head""",
+        "together": """pain: wish/there is a thorn in my foot: pull out the thorn/a bee stung me on the nose:
+        find a cool, wet leaf for the sting/I am cold: bring a warm coat/my tail is stuck under a rock: push
+        the rock away/I have sand in my eyes: wash out the sand/my tooth hurts: pull the bad tooth/a rope is
+        tied around my leg: untie the rope/I am thirsty: fetch a glass of water/I bumped my head: bandage the
+        bump""",
         "story": """{meet} {looks} [Everyone|Everybody] in the village was [afraid|scared] of the {kind}. ¶
         [But {hero} did not run away.|At first, {hero} wanted to run, but then stopped.] "Why do you {noise},
         {call}?" asked {hero}. "[I do not want to scare anyone|I do not mean to be loud]," said the {kind}. "I
-        {noise} because {pain}. [Please {wish}.|Could you {wish}?|Can you {wish}?]" ¶ "[Of course|Poor
-        {kind}|You poor thing]," said {hero}. [Slowly|Carefully|Very gently], {hero} {cure}. "[That feels much
-        better|Oh, that is better|Thank you]!" said the {kind}. ¶ Then {hero} took the {kind} to the village.
-        "[Do not be afraid|Wait|Come back]!" called {hero}. "The {kind} is [kind|gentle|my friend]." They gave
-        the {kind} a {size} {toy}, and it [played with|liked|was proud of] the {size} {toy}. {end} [|{hero}
-        learned that [you should not judge others by how they look|someone who looks scary can be kind].]""",
+        {noise} because {pain}. [Could|Can|Will] you {wish}?" ¶ "[Of course|Poor {kind}|You poor thing]," said
+        {hero}. [At once|Right away], {hero} [hurried|went] to {wish}. "[That feels much better|Oh, that is
+        better|Thank you]!" said the {kind}. ¶ Then {hero} took the {kind} to the village. "[Do not be
+        afraid|Wait|Come back]!" called {hero}. "The {kind} is [kind|gentle|my friend]." They gave the {kind}
+        a {size} {toy}, and it [played with|liked|was proud of] the {size} {toy}. {end} [|{hero} learned that
+        [you should not judge others by how they look|someone who looks scary can be kind].]""",
     },
     "{hero} teaches a {kind} to {skill}.": {
         "trouble": "[could not|wanted to learn to|did not know how to] {skill}",
@@ -257,25 +256,21 @@ PLOTS = {  # by their summaries
     },
     "{hero} helps a {kind} who is afraid of {fear}.": {
         "trouble": "was [afraid|scared] of {fear}",
-        "together": """fear: event: tip: cure/the dark: the sun went down: light a little lamp: lit a little
-        lamp that looked like a moon/thunder: the sky turned black and the thunder rumbled: count after every
-        flash: counted after every flash/deep water: they came to a stream: step from stone to stone: stepped
-        from stone to stone/loud noises: a truck honked: cover my ears and hum a song: covered their ears and
-        hummed a song/spiders: a spider came down on a thread: watch how they make a web: watched how the
-        spider made its web/high places: they came to a high bridge: look up at the sky: looked up at the
-        sky/dogs: a big dog ran up to them: hold out a hand and let them sniff it: held out a hand and let the
-        dog sniff it/the wind: the wind howled in the trees: make a paper windmill: made a paper windmill that
-        spun around and around/the rain: big drops began to fall: hold a large leaf over my head: held a large
-        leaf over their heads""",
+        "together": """fear: event: tip/the dark: the sun went down: light a little lamp/thunder: the sky
+        turned black and the thunder rumbled: count after every flash/deep water: they came to a stream: step
+        from stone to stone/loud noises: a truck honked: hum a song/spiders: a spider came down on a thread:
+        watch how they make a web/high places: they came to a high bridge: look up at the sky/dogs: a big dog
+        ran up to them: hold out a hand and let them sniff it/the wind: the wind howled in the trees: make a
+        paper windmill/the rain: big drops began to fall: hold up a large leaf""",
         "story": """{meet} {looks} ¶ They [walked and talked|ran and played|walked and sang] [together |]until
         {event}. The {kind} [jumped|began to shake|closed its eyes|hid behind {hero}]. "What is wrong,
         {call}?" asked {hero}. "I am [scared|afraid] of {fear}," said the {kind}. ¶ "When I am [scared|afraid]
         of {fear}, I {tip}," said {hero}. "[Let us try it|We can do it together|I will show you]." So they
-        {cure}. ¶ [After a while|Soon|Little by little], the {kind} was not [scared|afraid] any more. "[I did
-        it|I feel brave now|I am a brave {kind}]!" it said. "[You are the bravest {kind} I know|I knew you
-        could do it]," said {hero}. Then {hero} gave it a {colour} {treasure}. The {kind} [kept|loved] the
-        {colour} {treasure}. {end} [|{hero} learned that [everyone is afraid of something|friends make you
-        brave].]""",
+        [both |]tried to {tip}, and it [helped|worked]. ¶ [After a while|Soon|Little by little], the {kind}
+        was not [scared|afraid] any more. "[I did it|I feel brave now|I am a brave {kind}]!" it said. "[You
+        are the bravest {kind} I know|I knew you could do it]," said {hero}. Then {hero} gave it a {colour}
+        {treasure}. The {kind} [kept|loved] the {colour} {treasure}. {end} [|{hero} learned that [everyone is
+        afraid of something|friends make you brave].]""",
     },
     "{hero} and a {kind} play hide and seek, but {hero} cannot find the {kind}.": {
         "trouble": "[wanted to play a game|loved to play hide and seek|was looking for a friend]",
