@@ -137,8 +137,8 @@ def made_up_name(s: dict, rng: random.Random) -> str:
             return name + "".join(MARK.findall(marked))
 
 
-FORMS = ["Golem"] * 13 + ["golem"] * 2
-FORMS += ["GPU", "Komodo dragon", "washing machine", "Peppa Pig", "Spider-Man"]
+FORMS = ["Golem"] * 12 + ["golem", "washing machine"] * 2
+FORMS += ["GPU", "Komodo dragon", "Peppa Pig", "Spider-Man"]
 
 
 def as_people_write(marked: str, s: dict, rng: random.Random) -> str:
