@@ -137,8 +137,7 @@ def made_up_name(s: dict, rng: random.Random) -> str:
             return name + "".join(MARK.findall(marked))
 
 
-FORMS = ["Golem"] * 12 + ["golem", "washing machine"] * 2
-FORMS += ["GPU", "Komodo dragon", "Peppa Pig", "Spider-Man"]
+FORMS = ["Golem"] * 14 + ["golem"] * 2 + ["Komodo dragon", "teddy bear", "Peppa Pig", "Spider-Man"]
 
 
 def as_people_write(marked: str, s: dict, rng: random.Random) -> str:
@@ -146,13 +145,12 @@ def as_people_write(marked: str, s: dict, rng: random.Random) -> str:
     form = rng.choice(FORMS)
     if form == "golem":
         marked = marked.lower()
-    elif form == "GPU":
-        marked = "".join(choose(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), s, rng) for _ in range(3))
     elif form == "Komodo dragon":
         marked += " " + choose(WORDS["large"], s, rng)
+    elif form == "teddy bear":
+        marked = thing(s, rng).lower() + " " + choose(WORDS["large"], s, rng)
     elif form != "Golem":
         marked += ("-" if form == "Spider-Man" else " ") + made_up_name(s, rng)
-        marked = marked.lower() if form == "washing machine" else marked
     return marked + mark(FORMS.count(form) / len(FORMS), s)
 
 
