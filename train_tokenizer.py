@@ -62,7 +62,7 @@ def train_tokenizer(data_path, save_dir, vocab_size=8192):
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(sample_texts(data_path, max_chars), trainer)
-    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(len(SPECIAL_TOKENS)))
     if tokenizer.get_vocab_size() < vocab_size:
         print(f"no pair occurs twice any more: {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
     create_tokenizer_config(save_dir)
