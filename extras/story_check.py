@@ -16,7 +16,7 @@ Prints a table: for each property the share of the stories that have it, of thos
     pronouns fit the hero   she for Lily, he for Tom; the creature is "it"
     thing keeps its kind    the food that is shared, the toy that was taken, the toy animal that was lost
     colour and size stay    of all that has a colour, or a size, more than once
-    help fits the trouble   who is afraid of the dark gets a lamp, who is to jump rope does not whistle
+    help fits the trouble   against the dark a lamp is lit, and who is to jump rope does not whistle
     every word is one       no word that neither the grammar has, nor begins with a capital, as names do
     a typed word is kept    "met a Pikachu in the garden": for each of the words of TRIED, which are in no
                             training story either, how many of the stories of the four heroes keep it
