@@ -88,15 +88,12 @@ def compile_error(device: str) -> str:
 
 def try_compile(model, choice: str, device: str):
     """
-    torch.compile(model) for the choice 'true', and for 'auto' where that works and pays: on CUDA with Triton,
-    on a CPU with bfloat16 arithmetic and a C++ compiler. Otherwise the model itself, and a line says why.
+    torch.compile(model) for the choice 'true', and for 'auto' where that works: on CUDA with Triton, on a CPU
+    with a C++ compiler. Otherwise the model itself, and a line says why.
     """
     if choice == "false" or (choice == "auto" and device.startswith("mps")):
         return model
-    if choice == "auto" and device.startswith("cpu") and not cpu_has_bf16():
-        error = "on a CPU without bfloat16 arithmetic it gains nothing"
-    else:
-        error = compile_error(device)
+    error = compile_error(device)
     if error and choice == "true":
         raise InputError(f"torch.compile does not work here: {error}")
     print0(f"not compiling: {error}" if error else "compiling: the first step takes up to two minutes")

@@ -54,7 +54,7 @@ init_from = "scratch"  # scratch | resume | PATH: random weights, the run in out
 # data
 batch_size = 8  # at least 1, at most 65536: sequences in a micro-batch
 max_seq_len = 256  # at least 1: tokens in a sequence
-whole_stories = False  # True: each sequence begins where a story begins
+whole_stories = False  # True: each sequence begins with a story, if one begins in it
 vocab_source = "custom"  # llama2 | custom | PATH: shards beside the stories; in data/tok<vocab_size>; in PATH
 vocab_size = 4096  # at least 1: of the tokenizer; for a folder of shards, what its meta.json says
 data_dir = "data"  # the parent folder of tok4096/
