@@ -4,7 +4,7 @@
 #   bash quickstart.sh               synthetic stories (no network but the package index): 5 to 10 minutes on 2 CPU cores
 #   bash quickstart.sh zh            the same with synthetic stories in Chinese: 8 to 15 minutes
 #   bash quickstart.sh tinystories   the same with the real TinyStories
-#   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 6 to 8 minutes on 2 CPU cores
+#   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 5 to 8 minutes on 2 CPU cores
 #   bash quickstart.sh test          ruff and pytest
 #
 # Run again, it does only what is missing. It may be stopped at any moment, in any way: Ctrl-C, a closed terminal,

@@ -117,7 +117,7 @@ def eval_tokenizer(tokenizer_path, data_path=None):
     .jsonl of texts, how short they become.
     """
     tok = Tokenizer(tokenizer_path)
-    print("\n=== Tokenizer基本信息 ===")
+    print("\n=== The tokenizer ===")
     print(f"Vocab size: {tok.n_words}")
     print(f"Special tokens: { {token: tok.tk.token_to_id(token) for token in SPECIAL_TOKENS} }")
     learned = (tok.decode([i]) for i in range(tok.n_words))
@@ -125,7 +125,7 @@ def eval_tokenizer(tokenizer_path, data_path=None):
     print("The longest Chinese tokens:", " ".join(sorted(chinese, key=len, reverse=True)[:20]))
     print("A sentence as tokens:", " / ".join(tok.readable(i).strip("'") for i in tok.encode(SENTENCE)))
 
-    print("\n=== 聊天模板测试 ===")
+    print("\n=== The chat template ===")
     messages = [
         {"role": "system", "content": SYSTEM + "。"},
         {"role": "user", "content": "How are you?"},
@@ -137,9 +137,9 @@ def eval_tokenizer(tokenizer_path, data_path=None):
     print(f"Generated prompt:\n{chat}")
 
     for title, text in (
-        ("编码解码测试", chat),
-        ("特殊token处理", "<|im_start|>user\nHello<|im_end|>"),
-        ("全角字符", "你好，世界！（１２３）"),
+        ("A chat, as ids and back", chat),
+        ("Special tokens in a text", "<|im_start|>user\nHello<|im_end|>"),
+        ("Full-width characters", "你好，世界！（１２３）"),
     ):
         print(f"\n=== {title} ===")
         decoded = tok.tk.decode(tok.encode(text), skip_special_tokens=False)
