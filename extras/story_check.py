@@ -142,6 +142,20 @@ def check_names(text):
     return kept
 
 
+ADJECTIVE = f"(?:(?:{'|'.join(WORDS['nature'])}) )?"
+TWO_WORDS = re.compile(rf"\b(?:an?|baby) {ADJECTIVE}([A-Za-z]+)([ -])([A-Za-z]+)")
+
+
+def with_one_word(text):
+    """A story whose creature has two words, as Komodo dragon: a word of one stands for them."""
+    for first, between, second in TWO_WORDS.findall(text):
+        fits = second[0].isupper() or second in WORDS["large"] or is_unknown(second)
+        kind = first + between + second
+        if is_unknown(first) and fits and text.count(kind) > 1:
+            return text.replace(kind, CREATURES[0] if first[0].isupper() else CREATURES[0].lower())
+    return text
+
+
 FIRST_HERO = re.compile(
     r"(?:^|\b(?:day|morning|afternoon), |\b(?:boy|girl) named )([A-Z][a-z]+)(?: met| was| found|\.)"
 )
@@ -206,6 +220,7 @@ def check_attributes(text):
 
 def unknown_words(text):
     """Words in small letters that the grammar does not have, but for the creature's."""
+    text = with_one_word(text)
     kind = first_after(BEFORE_KIND, mentions(text))
     words = [word.removesuffix("'s") for word in WORD.findall(text) if word[0].islower()]
     return [word for word in words if word not in KNOWN and word not in (kind, f"{kind}s")]
@@ -213,7 +228,7 @@ def unknown_words(text):
 
 def check_story(text, ended=None):
     """{property: True, False, or None where it does not apply}; ended: None judges by the last sentence."""
-    text = with_known_hero(text)
+    text = with_one_word(with_known_hero(text))
     kept = check_names(text)
     complete = re.search(r'[.!?]"?$', text) and text.count('"') % 2 == 0
     return {

@@ -132,9 +132,28 @@ def made_up_name(s: dict, rng: random.Random) -> str:
         way = rng.choice(WAYS)
         marked = way(s, rng) + mark(WAYS.count(way) / len(WAYS), s)
         name = MARK.sub("", marked).capitalize()
-        fits = 4 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
+        fits = 3 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
         if fits and name not in english.TRIED and not english.UNWANTED.search(name.lower()):
             return name + "".join(MARK.findall(marked))
+
+
+FORMS = ["Golem"] * 13 + ["golem"] * 2
+FORMS += ["GPU", "Komodo dragon", "washing machine", "Peppa Pig", "Spider-Man"]
+
+
+def as_people_write(marked: str, s: dict, rng: random.Random) -> str:
+    """A creature's word in one of the forms that people type, and its marks."""
+    form = rng.choice(FORMS)
+    if form == "golem":
+        marked = marked.lower()
+    elif form == "GPU":
+        marked = "".join(choose(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), s, rng) for _ in range(3))
+    elif form == "Komodo dragon":
+        marked += " " + choose(WORDS["large"], s, rng)
+    elif form != "Golem":
+        marked += ("-" if form == "Spider-Man" else " ") + made_up_name(s, rng)
+        marked = marked.lower() if form == "washing machine" else marked
+    return marked + mark(FORMS.count(form) / len(FORMS), s)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -247,9 +266,8 @@ def cast(rng: random.Random, language: Language = ENGLISH) -> dict:
     s["boy"] = language.sexes[sex] + sex_mark
     s["kin"] = choose(language.kins, s, rng)
     s["kind"] = language.make_name(s, rng)
-    if language is ENGLISH:  # some write it small
-        small = rng.random() < 0.1
-        s["kind"] = (s["kind"].lower() if small else s["kind"]) + mark(0.1 if small else 0.9, s)
+    if language is ENGLISH:
+        s["kind"] = as_people_write(s["kind"], s, rng)
     s["cname"] = language.make_name(s, rng)
     s["hero"] = hero_name(sex, language, s, rng) + sex_mark
     for slot, word in zip(("he", "him", "his"), language.pronouns[sex]):

@@ -338,5 +338,5 @@ TRIED = """
     Totoro Shrek Yoda Godzilla Doraemon Gollum Creeper Moomin Bulbasaur Gizmo Kirby Phoenix Kitsune
     Minotaur Anansi Leprechaun Domovoi Garuda Chupacabra Troll Rusalka Quetzalcoatl Tengu Astronaut
     Refrigerator Bartholomew Nguyen Oluwaseun Svetlana Giuseppe Priyanka Blorp Snufflewump
-    Wibblewobble Zozozo Mippy Bumbadoodle Tralalala Yumyum Glimmerfrizz
-""".split()
+    Wibblewobble Zozozo Mippy Bumbadoodle Tralalala Yumyum Glimmerfrizz elf
+""".split() + ["Sea Dragon", "Baba Yaga", "toy maker"]
