@@ -44,7 +44,7 @@ import torch
 from configurator import InputError, override
 from extras.stories import chinese_check, english
 from extras.stories.english import KINS, PLOTS, PRONOUNS
-from extras.synthetic_stories import ENGLISH, WORDS, of_one_row, tidy
+from extras.synthetic_stories import ANIMALS, ENGLISH, WORDS, of_one_row, tidy
 from sample import TextGenerator
 from tinystories import STORIES, read_texts
 
@@ -143,15 +143,16 @@ def check_names(text):
 
 
 ADJECTIVE = f"(?:(?:{'|'.join(WORDS['nature'])}) )?"
-TWO_WORDS = re.compile(rf"\b(?:an?|baby) {ADJECTIVE}([A-Za-z]+)([ -])([A-Za-z]+)")
+KIND = re.compile(rf"\b(?:an?|baby) {ADJECTIVE}(\w+(?:-\w+)*)( \w+)?")
 
 
 def with_one_word(text):
-    """A story whose creature has two words, as Komodo dragon: a word of one stands for them."""
-    for first, between, second in TWO_WORDS.findall(text):
-        fits = second[0].isupper() or second in WORDS["large"] or is_unknown(second)
-        kind = first + between + second
-        if is_unknown(first) and fits and text.count(kind) > 1:
+    """A story whose creature is a Komodo dragon or an R2-D2: a word of letters stands for it."""
+    for first, second in KIND.findall(text):
+        word = second[1:]
+        pair = word and is_unknown(first) and (word[0].isupper() or word in ANIMALS or is_unknown(word))
+        kind = first + second if pair else first
+        if (pair or not first.isalpha()) and text.count(kind) > 1:
             return text.replace(kind, CREATURES[0] if first[0].isupper() else CREATURES[0].lower())
     return text
 

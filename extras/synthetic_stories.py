@@ -27,6 +27,7 @@ import itertools
 import math
 import random
 import re
+import string
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -137,25 +138,6 @@ def made_up_name(s: dict, rng: random.Random) -> str:
             return name + "".join(MARK.findall(marked))
 
 
-FORMS = ["Golem"] * 13 + ["golem"] * 2
-FORMS += ["GPU", "Komodo dragon", "washing machine", "Peppa Pig", "Spider-Man"]
-
-
-def as_people_write(marked: str, s: dict, rng: random.Random) -> str:
-    """A creature's word in one of the forms that people type, and its marks."""
-    form = rng.choice(FORMS)
-    if form == "golem":
-        marked = marked.lower()
-    elif form == "GPU":
-        marked = "".join(choose(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), s, rng) for _ in range(3))
-    elif form == "Komodo dragon":
-        marked += " " + choose(WORDS["large"], s, rng)
-    elif form != "Golem":
-        marked += ("-" if form == "Spider-Man" else " ") + made_up_name(s, rng)
-        marked = marked.lower() if form == "washing machine" else marked
-    return marked + mark(FORMS.count(form) / len(FORMS), s)
-
-
 # --------------------------------------------------------------------------------------------------------
 # From a template to text, and who is in it.
 
@@ -178,6 +160,28 @@ def tables(plot: dict[str, str]) -> list[tuple[list[str], list[list[str]]]]:
 
 
 WORDS = entries(english.WORDS)
+FORMS = ["Golem"] * 26 + ["golem"] * 4 + ["Peppa Pig", "washing machine", "R2-D2"] * 2
+FORMS += ["Komodo dragon", "polar bear", "Spider-Man", "were-wolf"]
+CODES = ["AAA", "AA", "A9", "A9-A9", "A-9AA"]
+ANIMALS = WORDS["large"] + WORDS["forest"]
+
+
+def as_people_write(name: str, s: dict, rng: random.Random) -> str:
+    """A creature's word in one of the forms that people type, and its marks."""
+    form = rng.choice(FORMS)
+    marked = name
+    if form == "R2-D2":
+        characters = {"A": string.ascii_uppercase, "9": string.digits, "-": "-"}
+        code = choose(CODES, s, rng)
+        marked = "".join(choose(list(characters[c]), s, rng) for c in code[:-1]) + code[-1]
+    elif form in ("Komodo dragon", "polar bear"):
+        marked += " " + choose(ANIMALS, s, rng)
+    elif form not in ("Golem", "golem"):
+        marked += ("-" if "-" in form else " ") + made_up_name(s, rng)
+    if english.UNWANTED.search(MARK.sub("", marked).lower()):
+        return as_people_write(name, s, rng)
+    marked = marked.lower() if form[0].islower() else marked
+    return marked + mark(FORMS.count(form) / len(FORMS), s)
 
 
 def expand(text: str, s: dict, rng: random.Random) -> str:
