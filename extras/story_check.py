@@ -158,7 +158,7 @@ def with_one_word(text):
 
 
 FIRST_HERO = re.compile(
-    r"(?:^|\b(?:day|morning|afternoon), |\b(?:boy|girl) named )([A-Z][a-z]+)(?: met| was| found|\.)"
+    r"(?:^|\b(?:day|morning|afternoon), |\b(?:boy|girl) named )([A-Z][^\W\d_]+)(?: met| was| found|\.)"
 )
 
 

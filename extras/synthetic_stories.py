@@ -127,6 +127,18 @@ def thing(s: dict, rng: random.Random) -> str:
 WAYS = [syllables] * 3 + [letters] * 4 + [pieces] * 6 + [echo] * 2 + [thing]
 
 
+ACCENTS = {"a": "áàâäãå", "e": "éèêë", "i": "íï", "o": "óôöø", "u": "úü", "n": "ñ", "c": "ç"}
+
+
+def accented(marked: str, s: dict, rng: random.Random) -> str:
+    """Zoë, Björn, Pokémon: in one name of twenty, one letter gets an accent."""
+    places = [(i, accent) for i, letter in enumerate(marked) for accent in ACCENTS.get(letter, "")]
+    if not places or rng.random() < 0.95:
+        return marked + mark(0.95 if places else 1, s)
+    i, accent = rng.choice(places)
+    return marked[:i] + accent + marked[i + 1 :] + mark(0.05 / len(places), s)
+
+
 def made_up_name(s: dict, rng: random.Random) -> str:
     """A name and its marks. Prompts that are tried with a model hold none of them."""
     while True:
@@ -135,7 +147,7 @@ def made_up_name(s: dict, rng: random.Random) -> str:
         name = MARK.sub("", marked).capitalize()
         fits = 3 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
         if fits and name not in english.TRIED and not english.UNWANTED.search(name.lower()):
-            return name + "".join(MARK.findall(marked))
+            return accented(name + "".join(MARK.findall(marked)), s, rng)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -259,6 +271,7 @@ def hero_name(sex: str, language: Language, s: dict, rng: random.Random) -> str:
         name = MARK.sub("", marked)
         others = MARK.sub("", s["kind"] + s["cname"])
         if language.is_hero(name) and name not in others:
+            marked = accented(marked, s, rng) if language is ENGLISH else marked
             return marked + mark(0.4, s)
 
 
