@@ -74,7 +74,8 @@ WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")  # don't, Lily's
 def words_of_grammar():
     """All words that stand in a template or in a list, in lower case."""
     texts = [text for plot in PLOTS.values() for text in plot.values()] + list(PLOTS) + [*SEXES, "an"]
-    texts += [entry for entries in WORDS.values() for entry in entries]
+    of_names = ("hero_name", "first", "inner", "last", "short")
+    texts += [entry for slot, entries in WORDS.items() if slot not in of_names for entry in entries]
     texts += [word for words in PRONOUNS.values() for word in words] + [*KINS, "boy", "girl"]
     return {w.lower() for text in texts for w in WORD.findall(re.sub(r"\{\w+\}", " ", text))}
 
