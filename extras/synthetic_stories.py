@@ -11,9 +11,10 @@ data. The same (seed, shards, megabytes) gives the same files on every machine.
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
 together from syllables, letters or pieces of words, and seldom comes twice; so are the names of two heroes
-in five. One creature in five is a Komodo dragon, a Spider-Man or an R2-D2. Such names cannot be learned by heart: to write "the Brindlewump" again, a model must learn to look
-back and copy. That is what lets it continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a
-word that no story has, and about Priya instead of Lily.
+in five. One creature in five is a Komodo dragon, a Spider-Man or an R2-D2. Such names cannot be learned by
+heart: to write "the Brindlewump" again, a model must learn to look back and copy. That is what lets it
+continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a word that no story has, and about
+Priya instead of Lily.
 
 All that is random in a story is a choice whose probability is known. So we know, too, how well the stories
 can be predicted at best: see the limit, below.
@@ -71,8 +72,8 @@ def sum_of_bits(text: str, s: dict) -> float:
 
 # --------------------------------------------------------------------------------------------------------
 # Made-up names, of every kind that people may type: a model copies only what it has had to copy. Syllables
-# (onset, vowel, middle, ending, as in Sh-o-gg-oth), any letters, pieces of English words, an echo, a thing; of
-# one word, in capitals or not, or of two.
+# (onset, vowel, middle, ending, as in Sh-o-gg-oth), any letters, pieces of English words, an echo, a thing;
+# and of them words as people write them: Golem, golem, Komodo dragon, Spider-Man.
 
 
 def syllables(s: dict, rng: random.Random) -> str:
