@@ -144,14 +144,15 @@ def check_names(text):
 
 
 ADJECTIVE = f"(?:(?:{'|'.join(WORDS['nature'])}) )?"
-KIND = re.compile(rf"\b(?:an?|baby) {ADJECTIVE}(\w+(?:-\w+)*)( \w+)?")
+KIND = re.compile(rf"\b(?:a baby|baby|an?) {ADJECTIVE}(\w+(?:-\w+)*)( \w+)?")
 
 
 def with_one_word(text):
     """A story whose creature is a Komodo dragon or an R2-D2: a word of letters stands for it."""
     for first, second in KIND.findall(text):
         word = second[1:]
-        pair = word and is_unknown(first) and (word[0].isupper() or word in ANIMALS or is_unknown(word))
+        new = is_unknown(first) and (word[:1].isupper() or word in ANIMALS)
+        pair = word and (new or (is_unknown(word) and word.islower() == first.islower()))
         kind = first + second if pair else first
         if (pair or not first.isalpha()) and text.count(kind) > 1:
             return text.replace(kind, CREATURES[0] if first[0].isupper() else CREATURES[0].lower())

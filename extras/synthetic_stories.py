@@ -174,9 +174,10 @@ def tables(plot: dict[str, str]) -> list[tuple[list[str], list[list[str]]]]:
 
 
 WORDS = entries(english.WORDS)
-FORMS = ["Golem"] * 26 + ["golem"] * 4 + ["Peppa Pig", "washing machine", "R2-D2"] * 2
+FORMS = ["Golem"] * 24 + ["golem"] * 4 + ["Peppa Pig", "washing machine", "sea monster", "R2-D2"] * 2
 FORMS += ["Komodo dragon", "polar bear", "Spider-Man", "were-wolf"]
 CODES = ["AAA", "AA", "A9", "A9-A9", "A-9AA"]
+NOUNS = WORDS["treasure"] + WORDS["landmark"] + WORDS["food"]
 ANIMALS = WORDS["large"] + WORDS["forest"]
 
 
@@ -188,10 +189,12 @@ def as_people_write(name: str, s: dict, rng: random.Random) -> str:
         characters = {"A": string.ascii_uppercase, "9": string.digits, "-": "-"}
         code = choose(CODES, s, rng)
         marked = "".join(choose(list(characters[c]), s, rng) for c in code[:-1]) + code[-1]
+    elif form == "sea monster":
+        marked = choose(NOUNS, s, rng) + " " + name
     elif form in ("Komodo dragon", "polar bear"):
-        marked += " " + choose(ANIMALS, s, rng)
+        marked = name + " " + choose(ANIMALS, s, rng)
     elif form not in ("Golem", "golem"):
-        marked += ("-" if "-" in form else " ") + made_up_name(s, rng)
+        marked = name + ("-" if "-" in form else " ") + made_up_name(s, rng)
     if english.UNWANTED.search(MARK.sub("", marked).lower()):
         return as_people_write(name, s, rng)
     marked = marked.lower() if form[0].islower() else marked
