@@ -44,7 +44,7 @@ import torch
 from configurator import InputError, override
 from extras.stories import chinese_check, english
 from extras.stories.english import KINS, PLOTS, PRONOUNS
-from extras.synthetic_stories import ENGLISH, WORDS, of_one_row, tidy
+from extras.synthetic_stories import ANIMALS, ENGLISH, WORDS, of_one_row, tidy
 from sample import TextGenerator
 from tinystories import STORIES, read_texts
 
@@ -74,7 +74,8 @@ WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")  # don't, Lily's
 def words_of_grammar():
     """All words that stand in a template or in a list, in lower case."""
     texts = [text for plot in PLOTS.values() for text in plot.values()] + list(PLOTS) + [*SEXES, "an"]
-    texts += [entry for entries in WORDS.values() for entry in entries]
+    of_names = ("hero_name", "first", "inner", "last", "short")
+    texts += [entry for slot, entries in WORDS.items() if slot not in of_names for entry in entries]
     texts += [word for words in PRONOUNS.values() for word in words] + [*KINS, "boy", "girl"]
     return {w.lower() for text in texts for w in WORD.findall(re.sub(r"\{\w+\}", " ", text))}
 
@@ -142,8 +143,24 @@ def check_names(text):
     return kept
 
 
+ADJECTIVE = f"(?:(?:{'|'.join(WORDS['nature'])}) )?"
+KIND = re.compile(rf"\b(?:a baby|baby|an?) {ADJECTIVE}(\w+(?:-\w+)*)( \w+)?")
+
+
+def with_one_word(text):
+    """A story whose creature is a Komodo dragon or an R2-D2: a word of letters stands for it."""
+    for first, second in KIND.findall(text):
+        word = second[1:]
+        new = is_unknown(first) and (word[:1].isupper() or word in ANIMALS)
+        pair = word and (new or (is_unknown(word) and word.islower() == first.islower()))
+        kind = first + second if pair else first
+        if (pair or not first.isalpha()) and text.count(kind) > 1:
+            return text.replace(kind, CREATURES[0] if first[0].isupper() else CREATURES[0].lower())
+    return text
+
+
 FIRST_HERO = re.compile(
-    r"(?:^|\b(?:day|morning|afternoon), |\b(?:boy|girl) named )([A-Z][a-z]+)(?: met| was| found|\.)"
+    r"(?:^|\b(?:day|morning|afternoon), |\b(?:boy|girl) named )([A-Z][^\W\d_]+)(?: met| was| found|\.)"
 )
 
 
@@ -206,6 +223,7 @@ def check_attributes(text):
 
 def unknown_words(text):
     """Words in small letters that the grammar does not have, but for the creature's."""
+    text = with_one_word(text)
     kind = first_after(BEFORE_KIND, mentions(text))
     words = [word.removesuffix("'s") for word in WORD.findall(text) if word[0].islower()]
     return [word for word in words if word not in KNOWN and word not in (kind, f"{kind}s")]
@@ -213,7 +231,7 @@ def unknown_words(text):
 
 def check_story(text, ended=None):
     """{property: True, False, or None where it does not apply}; ended: None judges by the last sentence."""
-    text = with_known_hero(text)
+    text = with_one_word(with_known_hero(text))
     kept = check_names(text)
     complete = re.search(r'[.!?]"?$', text) and text.count('"') % 2 == 0
     return {

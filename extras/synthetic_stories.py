@@ -11,9 +11,10 @@ data. The same (seed, shards, megabytes) gives the same files on every machine.
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
 together from syllables, letters or pieces of words, and seldom comes twice; so are the names of two heroes
-in five. Such names cannot be learned by heart: to write "the Brindlewump" again, a model must learn to look
-back and copy. That is what lets it continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a
-word that no story has, and about Priya instead of Lily.
+in five. One creature in five is a Komodo dragon, a Spider-Man or an R2-D2. Such names cannot be learned by
+heart: to write "the Brindlewump" again, a model must learn to look back and copy. That is what lets it
+continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a word that no story has, and about
+Priya instead of Lily.
 
 All that is random in a story is a choice whose probability is known. So we know, too, how well the stories
 can be predicted at best: see the limit, below.
@@ -27,6 +28,7 @@ import itertools
 import math
 import random
 import re
+import string
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -70,7 +72,8 @@ def sum_of_bits(text: str, s: dict) -> float:
 
 # --------------------------------------------------------------------------------------------------------
 # Made-up names, of every kind that people may type: a model copies only what it has had to copy. Syllables
-# (onset, vowel, middle, ending, as in Sh-o-gg-oth), any letters, pieces of English words, an echo, a thing.
+# (onset, vowel, middle, ending, as in Sh-o-gg-oth), any letters, pieces of English words, an echo, a thing;
+# and of them words as people write them: Golem, golem, Komodo dragon, Spider-Man.
 
 
 def syllables(s: dict, rng: random.Random) -> str:
@@ -126,15 +129,27 @@ def thing(s: dict, rng: random.Random) -> str:
 WAYS = [syllables] * 3 + [letters] * 4 + [pieces] * 6 + [echo] * 2 + [thing]
 
 
+ACCENTS = {"a": "áàâäãå", "e": "éèêë", "i": "íï", "o": "óôöø", "u": "úü", "n": "ñ", "c": "ç"}
+
+
+def accented(marked: str, s: dict, rng: random.Random) -> str:
+    """Zoë, Björn, Pokémon: in one name of twenty, one letter gets an accent."""
+    places = [(i, accent) for i, letter in enumerate(marked) for accent in ACCENTS.get(letter, "")]
+    if not places or rng.random() < 0.95:
+        return marked + mark(0.95 if places else 1, s)
+    i, accent = rng.choice(places)
+    return marked[:i] + accent + marked[i + 1 :] + mark(0.05 / len(places), s)
+
+
 def made_up_name(s: dict, rng: random.Random) -> str:
     """A name and its marks. Prompts that are tried with a model hold none of them."""
     while True:
         way = rng.choice(WAYS)
         marked = way(s, rng) + mark(WAYS.count(way) / len(WAYS), s)
         name = MARK.sub("", marked).capitalize()
-        fits = 4 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
+        fits = 3 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
         if fits and name not in english.TRIED and not english.UNWANTED.search(name.lower()):
-            return name + "".join(MARK.findall(marked))
+            return accented(name + "".join(MARK.findall(marked)), s, rng)
 
 
 # --------------------------------------------------------------------------------------------------------
@@ -159,6 +174,31 @@ def tables(plot: dict[str, str]) -> list[tuple[list[str], list[list[str]]]]:
 
 
 WORDS = entries(english.WORDS)
+FORMS = ["Golem"] * 24 + ["golem"] * 4 + ["Peppa Pig", "washing machine", "sea monster", "R2-D2"] * 2
+FORMS += ["Komodo dragon", "polar bear", "Spider-Man", "were-wolf"]
+CODES = ["AAA", "AA", "A9", "A9-A9", "A-9AA"]
+NOUNS = WORDS["treasure"] + WORDS["landmark"] + WORDS["food"]
+ANIMALS = WORDS["large"] + WORDS["forest"]
+
+
+def as_people_write(name: str, s: dict, rng: random.Random) -> str:
+    """A creature's word in one of the forms that people type, and its marks."""
+    form = rng.choice(FORMS)
+    marked = name
+    if form == "R2-D2":
+        characters = {"A": string.ascii_uppercase, "9": string.digits, "-": "-"}
+        code = choose(CODES, s, rng)
+        marked = "".join(choose(list(characters[c]), s, rng) for c in code[:-1]) + code[-1]
+    elif form == "sea monster":
+        marked = choose(NOUNS, s, rng) + " " + name
+    elif form in ("Komodo dragon", "polar bear"):
+        marked = name + " " + choose(ANIMALS, s, rng)
+    elif form not in ("Golem", "golem"):
+        marked = name + ("-" if "-" in form else " ") + made_up_name(s, rng)
+    if english.UNWANTED.search(MARK.sub("", marked).lower()):
+        return as_people_write(name, s, rng)
+    marked = marked.lower() if form[0].islower() else marked
+    return marked + mark(FORMS.count(form) / len(FORMS), s)
 
 
 def expand(text: str, s: dict, rng: random.Random) -> str:
@@ -236,6 +276,7 @@ def hero_name(sex: str, language: Language, s: dict, rng: random.Random) -> str:
         name = MARK.sub("", marked)
         others = MARK.sub("", s["kind"] + s["cname"])
         if language.is_hero(name) and name not in others:
+            marked = accented(marked, s, rng) if language is ENGLISH else marked
             return marked + mark(0.4, s)
 
 
@@ -247,9 +288,8 @@ def cast(rng: random.Random, language: Language = ENGLISH) -> dict:
     s["boy"] = language.sexes[sex] + sex_mark
     s["kin"] = choose(language.kins, s, rng)
     s["kind"] = language.make_name(s, rng)
-    if language is ENGLISH:  # some write it small
-        small = rng.random() < 0.1
-        s["kind"] = (s["kind"].lower() if small else s["kind"]) + mark(0.1 if small else 0.9, s)
+    if language is ENGLISH:
+        s["kind"] = as_people_write(s["kind"], s, rng)
     s["cname"] = language.make_name(s, rng)
     s["hero"] = hero_name(sex, language, s, rng) + sex_mark
     for slot, word in zip(("he", "him", "his"), language.pronouns[sex]):

@@ -50,8 +50,7 @@ def test_a_cpu_compiles_and_with_bfloat16_attends_in_blocks(has_bf16, data, tmp_
     functions = {layer.attention.attend for layer in scope["raw_model"].layers}
     assert functions == {causal_blocks.attend_in_blocks if has_bf16 else attend}
     said = capsys.readouterr().out
-    assert ("; cpu, bfloat16\n" in said) == has_bf16
-    assert "\ncompiling: " in "\n" + said
+    assert ("; cpu, bfloat16\n" in said) == has_bf16 and "not compiling" not in said
     assert ("bfloat16 is slow on this cpu: taking float32" in said) != has_bf16
     assert load_checkpoint(tmp_path / "last.pt")["config"]["dtype"] == "bfloat16"  # what a resume asks for
 

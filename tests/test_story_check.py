@@ -21,7 +21,7 @@ pytest_plugins = ["tests.fixtures"]
 def test_the_stories_of_a_seed_and_their_bits_are_the_same_for_ever():
     stories = synthetic_stories.write_shard(42, 0, 200_000)
     digest = hashlib.sha256(json.dumps(stories).encode()).hexdigest()
-    assert digest == "3dff425315b4b11cd3560a22264f01ce4e59519831644d7d8847ee34dc03f63e"
+    assert digest == "d38dd9eeda3fa6186bbc434f1392a0cc7ef0508e24e823401afeaeefc68ee6e6"
 
 
 TEMPLATES = (
@@ -102,6 +102,7 @@ MET = """有一天，丫丫遇到了一只澡澡。澡澡全身都是蓝色的�
 澡澡试了试，被绳子绊住了脚。终于，澡澡一连跳了二十下！"""
 LOST = """从前，有个男孩叫大壮。他有一只棕色的布熊，名字叫储储。一天下午，储储不见了。“别急，”外婆说，\
 “那只棕色的布熊一定还在家里。”大壮想啊想，又去看了看床底下。“找到你啦，储储！”大壮把它抱得紧紧的。"""
+FORMS = {"Komodo bear": "Komodo", "Rop Zug": "Rop Zag", "R2-D2": "R2-D1", "GPU": "GPT", "Pokémun": "Pokemun"}
 FAULTS = [  # (a story, a word, what stands in its last place instead, the property that is lost)
     (SHARED, "smiled.", "", "ended by itself"), (LOST, "的。", "", "ended by itself"),
     (SHARED, "Sara", "Lily", "hero keeps the name"), (MET, "丫丫", "莉莉", "hero keeps the name"),
@@ -114,12 +115,13 @@ FAULTS = [  # (a story, a word, what stands in its last place instead, the prope
     (SHARED, "sun went down", "wind howled in the trees", "help fits the trouble"),
     (MET, "跳了二十下", "踢了十下", "help fits the trouble"),
     (SHARED, "basket", "baskot", "every word is one"), (MET, "正好", "正驴", "every word is one"),
+    *((SHARED.replace("Wump", kind), kind, other, "creature's word kept") for kind, other in FORMS.items()),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("story, word, other, lost", FAULTS)
 def test_a_planted_fault_is_found(story, word, other, lost):
-    check = (story_check if story is SHARED else chinese_check).check_story
+    check = (chinese_check if "，" in story else story_check).check_story
     assert False not in check(story).values()
     before, _, after = story.rpartition(word)
     assert check(before + other + after)[lost] is False
@@ -138,8 +140,6 @@ def test_words_of_the_grammar_are_words_and_what_a_model_writes_at_first_is_chec
     assert verdict["ended by itself"] is False and verdict["hero keeps the name"] is True
     assert verdict["creature's word kept"] is None
 
-
-# --- copies, and the command
 
 def test_the_longest_copied_piece_is_counted_in_words():
     training = ["a b c d", "c d e a"]

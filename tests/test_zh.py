@@ -42,9 +42,6 @@ def sum_data(tmp_path_factory):
     return folder
 
 
-# --- the tokenizer
-
-
 def test_split_digits_makes_each_digit_a_token_and_nfkc_changes_texts(sum_data, capsys):
     tok = Tokenizer(f"{sum_data}/k")
     pieces = [tok.decode([i]) for i in tok.encode("五十二加二十一等于七十三。4096")]

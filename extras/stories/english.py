@@ -72,8 +72,10 @@ HEROES = {
 }
 WORDS = {
     # Two heroes in five have a name that is put together, as Priya or Oskar: visitors bring their own.
-    "hero_name": """{first}{last}/{first}{last}/{first}{inner}{last}/{first}{inner}{last}/
-        {first}{inner}{inner2}{last}""",
+    "hero_name": """{first}{last}/{first}{last}/{first}{last}/{first}{last}/{first}{inner}{last}/
+        {first}{inner}{last}/{first}{inner}{last}/{first}{inner}{last}/{first}{inner}{inner2}{last}/
+        {first}{inner}{inner2}{last}/{short}""",
+    "short": "Al Bo Cy Di Ed Jo Ki Li Lu Mo Ny Pi Ro Su Ty Vi Wu Xi Ye Yu",
     "first": """A E I O U Al An Ar Ay Ba Be Bo Bri Bru Ca Ce Cha Chlo Cla Co Da De Di Do Dra Du E El Em
         Es Fa Fe Fi Flo Fre Ga Ge Gi Gre Gu Ha He Hi Ho Hu In Is Ja Je Ji Jo Ju Ka Ke Khi Ki Ko Kri La
         Le Li Lo Lu Ma Me Mi Mo Mu Na Ne Ni No Nu Ol Or Os Pa Pe Phi Pi Po Pri Qui Ra Re Ri Ro Ru Sa Sha
@@ -168,7 +170,7 @@ WORDS = {
 def is_hero(name):
     """Whether a name that was put together may be a hero's."""
     known = name in (*TRIED, *TRIED_HEROES) or name in HEROES["girl"] + HEROES["boy"]
-    return 2 < len(name) < 12 and not known and not UNWANTED.search(name.lower())
+    return 1 < len(name) < 12 and not known and not UNWANTED.search(name.lower())
 
 
 KINS = ("mom", "dad", "grandma", "grandpa")
@@ -338,5 +340,5 @@ TRIED = """
     Totoro Shrek Yoda Godzilla Doraemon Gollum Creeper Moomin Bulbasaur Gizmo Kirby Phoenix Kitsune
     Minotaur Anansi Leprechaun Domovoi Garuda Chupacabra Troll Rusalka Quetzalcoatl Tengu Astronaut
     Refrigerator Bartholomew Nguyen Oluwaseun Svetlana Giuseppe Priyanka Blorp Snufflewump
-    Wibblewobble Zozozo Mippy Bumbadoodle Tralalala Yumyum Glimmerfrizz
-""".split()
+    Wibblewobble Zozozo Mippy Bumbadoodle Tralalala Yumyum Glimmerfrizz elf
+""".split() + ["Sea Dragon", "Baba Yaga", "toy maker"]
