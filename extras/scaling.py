@@ -80,6 +80,7 @@ def loss_of(dim, tokens):
             "max_seq_len": BATCH[1], "gradient_accumulation_steps": 1, "max_iters": steps, "eval_iters": 25,
             "eval_interval": steps, "save_interval": steps, "warmup_iters": 10, "optimizer": "muon",
             "learning_rate": learning_rate * (64 / dim) ** 0.5, "schedule": "wsd", "seed": seed,
+            "compile": "false",  # some runs take less time than compiling
         }  # fmt: skip
         if os.path.exists(f"{folder}/last.pt"):
             options = {"init_from": "resume", "out_dir": folder}
