@@ -148,7 +148,8 @@ def made_up_name(s: dict, rng: random.Random) -> str:
         marked = way(s, rng) + mark(WAYS.count(way) / len(WAYS), s)
         name = MARK.sub("", marked).capitalize()
         fits = 3 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
-        if fits and name not in english.TRIED and not english.UNWANTED.search(name.lower()):
+        tried = {name, name.lower()} & {*english.TRIED}
+        if fits and not tried and not english.UNWANTED.search(name.lower()):
             return accented(name + "".join(MARK.findall(marked)), s, rng)
 
 
