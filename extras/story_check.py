@@ -151,8 +151,10 @@ def with_one_word(text):
     """A story whose creature is a Komodo dragon or an R2-D2: a word of letters stands for it."""
     for first, second in KIND.findall(text):
         word = second[1:]
-        new = is_unknown(first) and (word[:1].isupper() or word in ANIMALS)
-        pair = word and (new or (is_unknown(word) and word.islower() == first.islower()))
+        if is_unknown(first):
+            pair = word in ANIMALS or word[:1].isupper() or (word and is_unknown(word))
+        else:  # a muffin golem, but no shiny Golem
+            pair = word.islower() and is_unknown(word)
         kind = first + second if pair else first
         if (pair or not first.isalpha()) and text.count(kind) > 1:
             return text.replace(kind, CREATURES[0] if first[0].isupper() else CREATURES[0].lower())

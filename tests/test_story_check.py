@@ -103,6 +103,7 @@ MET = """有一天，丫丫遇到了一只澡澡。澡澡全身都是蓝色的�
 LOST = """从前，有个男孩叫大壮。他有一只棕色的布熊，名字叫储储。一天下午，储储不见了。“别急，”外婆说，\
 “那只棕色的布熊一定还在家里。”大壮想啊想，又去看了看床底下。“找到你啦，储储！”大壮把它抱得紧紧的。"""
 FORMS = {"Komodo bear": "Komodo", "Rop Zug": "Rop Zag", "R2-D2": "R2-D1", "GPU": "GPT", "Pokémun": "Pokemun"}
+FORMS |= {"Rop zug": "Rop zag"}
 FAULTS = [  # (a story, a word, what stands in its last place instead, the property that is lost)
     (SHARED, "smiled.", "", "ended by itself"), (LOST, "的。", "", "ended by itself"),
     (SHARED, "Sara", "Lily", "hero keeps the name"), (MET, "丫丫", "莉莉", "hero keeps the name"),
