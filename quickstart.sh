@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole course in one command, and its table of contents: every command is printed before it runs.
 #
-#   bash quickstart.sh               synthetic stories (no network but the package index): 5 to 10 minutes on 2 CPU cores
+#   bash quickstart.sh               synthetic stories (no network but the package index): 5 to 13 minutes on 2 CPU cores
 #   bash quickstart.sh zh            the same with synthetic stories in Chinese: 8 to 15 minutes
 #   bash quickstart.sh tinystories   the same with the real TinyStories
 #   bash quickstart.sh chat          in Chinese, no network: a chat that calculates, and an exam for it: 5 to 8 minutes on 2 CPU cores

@@ -11,7 +11,7 @@ data. The same (seed, shards, megabytes) gives the same files on every machine.
 Each story follows one of ten plots. Its characters keep their name, sex and belongings, because whatever
 a story has picked is remembered in one dict. Every story has a creature, a pet or a toy whose name is put
 together from syllables, letters or pieces of words, and seldom comes twice; so are the names of two heroes
-in five. One creature in five is a Komodo dragon, a Spider-Man or an R2-D2. Such names cannot be learned by
+in five. Three creatures in ten are a Komodo dragon, a Spider-Man or an R2-D2. Such names cannot be learned by
 heart: to write "the Brindlewump" again, a model must learn to look back and copy. That is what lets it
 continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a word that no story has, and about
 Priya instead of Lily.

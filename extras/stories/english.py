@@ -6,10 +6,11 @@ holds [choices|between bars] and {slots}, which the story's memory fills: see ex
 {meet} may tell of the creature. "together" is a table: its first row names slots, and each other row fills
 them with what fits together. ¶ starts a new paragraph.
 
-Three rules make the stories easier to learn. They are short: with a vocabulary of 1,024, two of three
-have at most 256 tokens, so the hero's name is in the context to the end. No name follows a ¶ or a
-quotation mark, since without a space before it, "Lily" is another token. And {he} stands only where {boy}
-has told whether it is "he" or "she": elsewhere the hero is named, since a typed name does not tell it.
+Three rules make the stories easier to learn. They are short: with a vocabulary of 1,024, half have at
+most 256 tokens, and hardly one has 400, so the hero's name is in the context to the end, or nearly so. No
+name follows a ¶ or a quotation mark, since without a space before it, "Lily" is another token. And {he}
+stands only where {boy} has told whether it is "he" or "she": elsewhere the hero is named, since a typed
+name does not tell it.
 """
 
 import re
