@@ -22,7 +22,7 @@ fit follows the noise of sixteen short runs (docs/experiments.md).
 
 A law holds as long as nothing new begins. By default all runs end before names begin to be copied, and the
 prediction is off by 3 % at most. With --base_tokens=50000 some runs have learned to copy and others have not:
-copying begins suddenly, the law has no steps, and is off by up to 9 % (docs/experiments.md).
+copying begins suddenly, the law has no steps, and is off by up to 10 % (docs/experiments.md).
 
 Why do recipes speak of 20 tokens per parameter? A budget of C = 6 N D FLOPs can go into a large model or
 into many tokens. A law says which N and D give the lowest loss: see best_split. With one exponent both grow
