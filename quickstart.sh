@@ -110,7 +110,7 @@ else
     fi
 fi
 recipe=(--optimizer=muon --learning_rate=$learning_rate --schedule=wsd)
-if [ "$mode" != tinystories ]; then # most stories fit a sequence, and their ends refer to their beginnings
+if [ "$mode" != tinystories ]; then # half of the stories or more fit a sequence, and their ends refer to their beginnings
     recipe+=(--whole_stories=True)
 fi
 
