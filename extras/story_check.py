@@ -44,7 +44,8 @@ import torch
 from configurator import InputError, override
 from extras.stories import chinese_check, english
 from extras.stories.english import KINS, PLOTS, PRONOUNS
-from extras.synthetic_stories import ANIMALS, ENGLISH, WORDS, of_one_row, tidy
+from extras.stories.names import ANIMALS
+from extras.synthetic_stories import ENGLISH, WORDS, of_one_row, tidy
 from sample import TextGenerator
 from tinystories import STORIES, read_texts
 

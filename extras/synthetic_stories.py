@@ -17,7 +17,7 @@ continue the prompt "One day, Lily met a Shoggoth" about the Shoggoth, a word th
 Priya instead of Lily.
 
 All that is random in a story is a choice whose probability is known. So we know, too, how well the stories
-can be predicted at best: see the limit, below.
+can be predicted at best: see stories/limit.py.
 
 This is no substitute for TinyStories, which has far more plots, words and turns. A model trained on this
 learns these plots, reaches a very low loss, and can tell nothing else.
@@ -25,10 +25,8 @@ learns these plots, reaches a very low loss, and can tell nothing else.
 
 import functools
 import itertools
-import math
 import random
 import re
-import string
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -38,120 +36,8 @@ from tqdm import tqdm
 
 from configurator import write_json
 from extras.stories import chinese, english
-
-# --------------------------------------------------------------------------------------------------------
-# The limit. A perfect model needs -log2 P bits for a story of probability P. A choice of probability p costs
-# -log2 p bits, and the bits of the choices that made a story add up to those of the story. Two things make
-# the sum a little too high, so it bounds P from below and the entropy from above: several choices may give
-# the same text, and names that were rejected leave their probability to the others (0.28 bits per name).
-#
-# Not every choice shows in the story: of "[a [big|small] tear|nothing]" both are made, and "nothing" hides
-# the first. So a choice leaves a mark after its text, a character that Unicode keeps for private use, and
-# those that are in the finished story count, each once. tell() removes the marks.
-
-FIRST_MARK = 0xF0000
-MARK = re.compile("[\U000f0000-\U000fffff]")
-
-
-def mark(p: float, s: dict) -> str:
-    """The mark of a choice of probability p in the story whose memory is `s`."""
-    s["bits"].append(-math.log2(p))
-    return chr(FIRST_MARK + len(s["bits"]) - 1)
-
-
-def choose(options: list[str], s: dict, rng: random.Random) -> str:
-    """One of the options, and its mark."""
-    option = rng.choice(options)
-    return option + mark(options.count(option) / len(options), s)
-
-
-def sum_of_bits(text: str, s: dict) -> float:
-    """The bits of the choices that show in a text which still has its marks."""
-    return sum(s["bits"][ord(m) - FIRST_MARK] for m in set(MARK.findall(text)))
-
-
-# --------------------------------------------------------------------------------------------------------
-# Made-up names, of every kind that people may type: a model copies only what it has had to copy. Syllables
-# (onset, vowel, middle, ending, as in Sh-o-gg-oth), any letters, pieces of English words, an echo, a thing;
-# and of them words as people write them: Golem, golem, Komodo dragon, Spider-Man.
-
-
-def syllables(s: dict, rng: random.Random) -> str:
-    """Brindlewump. No name can be put together in two ways."""
-    if rng.random() < 0.9:
-        marked = choose(english.ONSETS, s, rng) + mark(0.9, s)
-    else:
-        marked = mark(0.1, s)
-    middles = rng.choice((0, 1, 1, 1, 1, 2))
-    marked += mark(4 / 6 if middles == 1 else 1 / 6, s)
-    for _ in range(middles):
-        marked += choose(english.VOWELS, s, rng) + choose(english.MIDDLES, s, rng)
-    return marked + choose(english.ENDINGS, s, rng)
-
-
-def letters(s: dict, rng: random.Random) -> str:
-    """Kuzoviy: any letters, but no three consonants or vowels in a row."""
-    name = ""
-    marks = ""
-    for _ in range(rng.choice(range(4, 12))):
-        vowels = [c in "aeiouy" for c in name[-2:]]
-        if len(vowels) == 2 and vowels[0] == vowels[1]:
-            pool = "bcdfghjklmnpqrstvwxz" if vowels[0] else "aeiouy"
-        else:
-            pool = "abcdefghijklmnopqrstuvwxyz" + "aeiou" * 3
-        letter = rng.choice(pool)
-        name += letter
-        marks += mark(pool.count(letter) / len(pool), s)
-    return name + marks + mark(1 / 8, s)
-
-
-def pieces(s: dict, rng: random.Random) -> str:
-    """Normaliver: pieces of words."""
-    number = rng.choice((1, 2, 3))
-    inner = "".join(choose(english.PIECES, s, rng) for _ in range(number))
-    return choose(english.STARTS, s, rng) + inner + mark(1 / 3, s)
-
-
-def echo(s: dict, rng: random.Random) -> str:
-    """Trabombombo: syllables, one of which is said again."""
-    first = choose(english.ONSETS, s, rng) + choose(english.VOWELS, s, rng) if rng.random() < 0.5 else ""
-    syllable = choose(english.ONSETS, s, rng) + choose(english.VOWELS, s, rng)
-    again = rng.choice((1, 2, 3))
-    end = choose(english.ENDINGS, s, rng) if rng.random() < 0.5 else ""
-    marks = mark(0.5, s) + mark(1 / 3, s) + mark(0.5, s)
-    return first + syllable + MARK.sub("", syllable) * again + end + marks
-
-
-def thing(s: dict, rng: random.Random) -> str:
-    return choose(english.THINGS, s, rng)
-
-
-WAYS = [syllables] * 3 + [letters] * 4 + [pieces] * 6 + [echo] * 2 + [thing]
-
-
-ACCENTS = {"a": "áàâäãå", "e": "éèêë", "i": "íï", "o": "óôöø", "u": "úü", "n": "ñ", "c": "ç"}
-
-
-def accented(marked: str, s: dict, rng: random.Random) -> str:
-    """Zoë, Björn, Pokémon: in one name of twenty, one letter gets an accent."""
-    places = [(i, accent) for i, letter in enumerate(marked) for accent in ACCENTS.get(letter, "")]
-    if not places or rng.random() < 0.95:
-        return marked + mark(0.95 if places else 1, s)
-    i, accent = rng.choice(places)
-    return marked[:i] + accent + marked[i + 1 :] + mark(0.05 / len(places), s)
-
-
-def made_up_name(s: dict, rng: random.Random) -> str:
-    """A name and its marks. Prompts that are tried with a model hold none of them."""
-    while True:
-        way = rng.choice(WAYS)
-        marked = way(s, rng) + mark(WAYS.count(way) / len(WAYS), s)
-        name = MARK.sub("", marked).capitalize()
-        fits = 3 <= len(name) <= 12 and re.search("[aeiouy]", name.lower())
-        tried = {name, name.lower()} & {*english.TRIED}
-        if fits and not tried and not english.UNWANTED.search(name.lower()):
-            return accented(name + "".join(MARK.findall(marked)), s, rng)
-
+from extras.stories.limit import MARK, choose, mark, sum_of_bits
+from extras.stories.names import accented, creature, made_up_name
 
 # --------------------------------------------------------------------------------------------------------
 # From a template to text, and who is in it.
@@ -175,31 +61,6 @@ def tables(plot: dict[str, str]) -> list[tuple[list[str], list[list[str]]]]:
 
 
 WORDS = entries(english.WORDS)
-FORMS = ["Golem"] * 24 + ["golem"] * 4 + ["Peppa Pig", "washing machine", "sea monster", "R2-D2"] * 2
-FORMS += ["Komodo dragon", "polar bear", "Spider-Man", "were-wolf"]
-CODES = ["AAA", "AA", "A9", "A9-A9", "A-9AA"]
-NOUNS = WORDS["treasure"] + WORDS["landmark"] + WORDS["food"]
-ANIMALS = WORDS["large"] + WORDS["forest"]
-
-
-def as_people_write(name: str, s: dict, rng: random.Random) -> str:
-    """A creature's word in one of the forms that people type, and its marks."""
-    form = rng.choice(FORMS)
-    marked = name
-    if form == "R2-D2":
-        characters = {"A": string.ascii_uppercase, "9": string.digits, "-": "-"}
-        code = choose(CODES, s, rng)
-        marked = "".join(choose(list(characters[c]), s, rng) for c in code[:-1]) + code[-1]
-    elif form == "sea monster":
-        marked = choose(NOUNS, s, rng) + " " + name
-    elif form in ("Komodo dragon", "polar bear"):
-        marked = name + " " + choose(ANIMALS, s, rng)
-    elif form not in ("Golem", "golem"):
-        marked = name + ("-" if "-" in form else " ") + made_up_name(s, rng)
-    if english.UNWANTED.search(MARK.sub("", marked).lower()):
-        return as_people_write(name, s, rng)
-    marked = marked.lower() if form[0].islower() else marked
-    return marked + mark(FORMS.count(form) / len(FORMS), s)
 
 
 def expand(text: str, s: dict, rng: random.Random) -> str:
@@ -252,18 +113,20 @@ class Language(NamedTuple):
     pronouns: dict[str, tuple[str, ...]]
     kins: tuple[str, ...]
     is_hero: Callable[[str], bool]  # whether a made-up name may be a hero's
+    make_kind: Callable[[dict, random.Random], str]  # a creature's word
     make_name: Callable[[dict, random.Random], str]
+    spell: Callable[[str, dict, random.Random], str]  # a hero's made-up name, perhaps otherwise
     named: str  # what tells the name that one creature in five has; "": none has one
     space: str  # between words
 
 
 ENGLISH = Language(
     WORDS, english.PLOTS, english.HEROES, {"girl": "girl", "boy": "boy"}, english.PRONOUNS, english.KINS,
-    english.is_hero, made_up_name, named=" named {cname}", space=" ",
+    english.is_hero, creature, made_up_name, accented, named=" named {cname}", space=" ",
 )  # fmt: skip
 CHINESE = Language(
     entries(chinese.WORDS), chinese.PLOTS, chinese.HEROES, {"girl": "女孩", "boy": "男孩"}, chinese.PRONOUNS,
-    chinese.KINS, chinese.is_hero, chinese_name, named="", space="",
+    chinese.KINS, chinese.is_hero, chinese_name, chinese_name, lambda name, s, rng: name, named="", space="",
 )  # fmt: skip
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
 
@@ -277,8 +140,7 @@ def hero_name(sex: str, language: Language, s: dict, rng: random.Random) -> str:
         name = MARK.sub("", marked)
         others = MARK.sub("", s["kind"] + s["cname"])
         if language.is_hero(name) and name not in others:
-            marked = accented(marked, s, rng) if language is ENGLISH else marked
-            return marked + mark(0.4, s)
+            return language.spell(marked, s, rng) + mark(0.4, s)
 
 
 def cast(rng: random.Random, language: Language = ENGLISH) -> dict:
@@ -288,9 +150,7 @@ def cast(rng: random.Random, language: Language = ENGLISH) -> dict:
     sex_mark = mark(1 / 2, s)
     s["boy"] = language.sexes[sex] + sex_mark
     s["kin"] = choose(language.kins, s, rng)
-    s["kind"] = language.make_name(s, rng)
-    if language is ENGLISH:
-        s["kind"] = as_people_write(s["kind"], s, rng)
+    s["kind"] = language.make_kind(s, rng)
     s["cname"] = language.make_name(s, rng)
     s["hero"] = hero_name(sex, language, s, rng) + sex_mark
     for slot, word in zip(("he", "him", "his"), language.pronouns[sex]):

@@ -85,9 +85,6 @@ def test_llama_cpps_rules_give_the_same_ids(zh, tok, tmp_path):
         assert theirs.encode(text).ids == tok.encode(text)
 
 
-# --- the corpora
-
-
 def questions_in(text):
     """Each (a, op, b) that a text asks for in numbers; those with apples are picked by the same function."""
     ends = "(?:等于[几多]|是多少|得几|呢|。)"
@@ -214,9 +211,6 @@ def test_sft_reads_every_shape_and_accounts_for_every_conversation(tmp_path, cap
     assert dict(reasons) == {reason: str(len(chats)) for reason, chats in LEFT_OUT.items()}
 
 
-# --- the exam and the chat
-
-
 def test_the_exam_counts_one_sentence_as_right(monkeypatch, capsys):
     monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
     questions = [(3, "+", 4), (8, "+", 4), (9, "+", 9), (12, "-", 4)]
@@ -262,8 +256,6 @@ def test_messages_follow_the_language_of_the_terminal(checkpoint, monkeypatch, c
     _, error = run("sample.py", "--checkpoint=none.pt", ok=False)
     assert ("docs/tutorial.zh.md" in error) == ("zh" in language)
 
-
-# --- the tutorial's reader
 
 TOY = {  # a word of a command: options that make the command small; of two that are the same the last counts
     "synthesize": flags(num_texts=400, num_chats=600),
