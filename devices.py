@@ -129,6 +129,9 @@ def hold_folder(folder):
 
 def print0(text):
     """Print a line above the progress bar, if this is the first of the processes."""
-    with contextlib.suppress(OSError):  # a closed terminal, or a pipe that nobody reads, ends no training
-        if int(os.environ.get("RANK", 0)) == 0:
+    if int(os.environ.get("RANK", 0)) == 0:
+        try:
             tqdm.write(text)
+            sys.stdout.flush()
+        except OSError:  # a closed terminal, or a pipe that nobody reads, is no error: the rest goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -116,7 +116,7 @@ def test_the_quick_start_resumes_a_training_that_was_interrupted(tmp_path, mode,
 
 
 def start_training(*args, before=(), **kwargs):
-    command = [*before, sys.executable, os.path.join(HERE, "train.py"), *args]
+    command = [*before, "env", "PYTHONUNBUFFERED=", sys.executable, os.path.join(HERE, "train.py"), *args]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
 
